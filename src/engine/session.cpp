@@ -1,0 +1,59 @@
+#include "engine/session.h"
+
+#include <algorithm>
+#include <span>
+
+namespace cortex {
+
+Session::Session(SessionId session_id, const ModelConfig& config,
+                 const SessionOptions& session_options, int max_queued, std::size_t max_job_events)
+    : id(session_id),
+      options(session_options),
+      state(session_options.first_step, config.receptive_steps, config.window_steps,
+            config.max_events_per_step),
+      ring(static_cast<std::size_t>(max_queued)),
+      expected(session_options.first_step) {
+  for (StreamJob& job : ring) job.events.reserve(max_job_events);
+}
+
+void Session::pop_front() {
+  head = (head + 1) % ring.size();
+  --queued;
+}
+
+void Session::advance(int bins_per_step, int context_steps) {
+  StreamJob& job = front();
+  // No answer depends on more than `context_steps` steps: a longer silence need not be run, and
+  // what is run has the same bits as if it had been.
+  const std::int64_t needed = job.last_step - context_steps + 1;
+  if (state.next_step() < needed) state.restart(needed);
+  const std::int64_t step = state.next_step();
+  const auto bin_of = [&](std::size_t i) { return job.events[i].bin; };
+  while (job.cursor < job.events.size() && bin_of(job.cursor) < step * bins_per_step) ++job.cursor;
+  std::size_t end = job.cursor;
+  while (end < job.events.size() && bin_of(end) < (step + 1) * bins_per_step) ++end;
+  state.push(std::span(job.events).subspan(job.cursor, end - job.cursor));
+  job.cursor = end;
+}
+
+void Session::append_to(StreamBatch& batch, int bins_per_step) const {
+  const std::int64_t end_bin = (state.step() + 1) * bins_per_step;
+  const int recent = state.recent_steps();
+  for (int i = 0; i < recent; ++i) {
+    if (i == recent - 1) batch.present.push_back(static_cast<std::int32_t>(batch.unit.size()));
+    for (const Event& e : state.recent(i)) {
+      batch.unit.push_back(e.unit);
+      batch.value.push_back(e.value);
+      batch.offset.push_back(static_cast<std::int32_t>(end_bin - 1 - e.bin));
+    }
+  }
+  batch.indptr.push_back(static_cast<std::int32_t>(batch.unit.size()));
+  batch.step.push_back(state.step());
+  batch.pages.insert(batch.pages.end(), pages.begin(), pages.end());
+  batch.page_indptr.push_back(static_cast<std::int32_t>(batch.pages.size()));
+  batch.slot.push_back(state.slot());
+  batch.live.push_back(state.live_steps());
+  ++batch.steps;
+}
+
+}  // namespace cortex

@@ -1,0 +1,66 @@
+#pragma once
+
+#include <cortex/engine.h>
+
+#include <memory>
+#include <vector>
+
+#include "cache/stream_state.h"
+#include "model/stream_model.h"
+#include "telemetry/metrics.h"
+
+namespace cortex {
+
+/// Work on one stream: run every step from the stream's next one up to `last_step`, each with its
+/// events, and answer for the last.
+struct StreamJob {
+  std::int64_t last_step = 0;
+  std::vector<Event> events;  ///< sorted by (bin, unit), merged; capacity reserved
+  std::size_t cursor = 0;     ///< first event that has not run
+  std::int64_t deadline_ns = kNoDeadline;
+  bool best_effort = false;
+  std::int64_t dropped_events = 0;
+  std::int64_t submitted_ns = 0;
+  std::int64_t started_ns = 0;
+  StepSink* sink = nullptr;
+  WindowSink* window_sink = nullptr;  ///< instead, where a stateless request runs as a stream
+};
+
+/// A live stream: its caches, its queue, its totals. The engine's lock guards the queue and the
+/// flags; the compute thread alone touches `state` and the front job while `in_flight`.
+struct Session {
+  Session(SessionId session_id, const ModelConfig& config, const SessionOptions& session_options,
+          int max_queued, std::size_t max_job_events);
+
+  StreamJob& front() { return ring[head]; }
+  StreamJob& back() { return ring[(head + queued - 1) % ring.size()]; }
+  StreamJob& back_slot() { return ring[(head + queued) % ring.size()]; }
+  void pop_front();
+  /// The front job's next step becomes the present one; appended to the batch by the caller.
+  void advance(int bins_per_step, int context_steps);
+  bool front_finished() { return state.next_step() > front().last_step; }
+  /// Packs the present step's view of its caches.
+  void append_to(StreamBatch& batch, int bins_per_step) const;
+
+  SessionId id;
+  SessionOptions options;
+  std::vector<std::int32_t> unit_rows;  ///< declared unit -> row of the model's table
+  std::vector<std::int32_t> pages;
+  StreamState state;
+
+  std::vector<StreamJob> ring;
+  std::size_t head = 0;
+  std::size_t queued = 0;
+  std::int64_t expected = 0;  ///< sequence that submit() will take next
+  bool in_flight = false;
+  bool internal = false;      ///< serves stateless requests; no client owns it
+  std::int64_t last_active_ns = 0;
+
+  LatencyHistogram latency;
+  std::int64_t steps = 0;
+  std::int64_t late = 0;
+  std::int64_t refused = 0;
+  std::int64_t dropped_events = 0;
+};
+
+}  // namespace cortex

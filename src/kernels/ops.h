@@ -1,0 +1,201 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "tensor/tensor.h"
+
+/// One contract per operation. A backend implements `Ops`; the forward plans in model/ are written
+/// once over it. Pointers named below are in the backend's memory unless they say host.
+///
+/// Every reduction's order is a function of the operation and the reduced length alone, never of
+/// how many rows or items a call holds: on one backend, equal inputs give equal bits alone or in
+/// any batch.
+namespace cortex {
+
+/// Memory of a backend: moves, frees itself.
+class Buffer {
+ public:
+  using Free = void (*)(void*);
+  Buffer() = default;
+  Buffer(void* data, std::size_t bytes, Free free) : data_(data, free), bytes_(bytes) {}
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data_.get());
+  }
+  float* f32() const { return as<float>(); }
+  std::size_t bytes() const { return bytes_; }
+
+ private:
+  std::unique_ptr<void, Free> data_{nullptr, nullptr};
+  std::size_t bytes_ = 0;
+};
+
+/// A row-major matrix that somebody else owns; `stride` floats from row to row.
+struct MatrixView {
+  float* data = nullptr;
+  std::int64_t rows = 0;
+  std::int64_t cols = 0;
+  std::int64_t stride = 0;
+};
+inline MatrixView matrix(float* data, std::int64_t rows, std::int64_t cols) {
+  return {data, rows, cols, cols};
+}
+
+/// A weight [out, in] in the form that a backend multiplies by.
+class LinearWeight {
+ public:
+  LinearWeight(std::int64_t out, std::int64_t in) : out_(out), in_(in) {}
+  virtual ~LinearWeight() = default;
+  std::int64_t out() const { return out_; }
+  std::int64_t in() const { return in_; }
+
+ private:
+  std::int64_t out_;
+  std::int64_t in_;
+};
+
+struct NormArgs {
+  enum class Kind { none, rms, layer } kind = Kind::none;
+  const float* gain = nullptr;  ///< [in]
+  const float* bias = nullptr;  ///< [in], layer only
+  float eps = 0;
+};
+
+/// What becomes of a linear's result y: kept, GELU(y) in its exact form, or added to what is there.
+enum class Epilogue { store, gelu, add };
+
+/// Attention of `items` groups of queries, each over its own span of packed keys.
+/// out[i, h] = sum_j softmax_j(scale q_i,h . k_j,h) v_j,h over the keys j of i's item that the mask
+/// lets through; 0 where there is none.
+struct RaggedAttentionArgs {
+  int items = 0;
+  int heads = 0;
+  int head_dim = 0;
+  std::int64_t queries = 0;     ///< an item
+  MatrixView q;                 ///< [items * queries, heads * head_dim], or [queries, ..] if shared
+  bool shared_q = false;
+  MatrixView k;                 ///< [keys, heads * head_dim]
+  MatrixView v;
+  const std::int32_t* indptr = nullptr;  ///< [items + 1] into keys
+  MatrixView out;               ///< [items * queries, heads * head_dim]
+
+  /// Block-sparse mask: query i sees key j only if |i * bins / queries - bin_j| <= reach_bins.
+  /// Per key, so no result depends on a tile's size.
+  const std::int32_t* key_bins = nullptr;  ///< [keys]; null: dense
+  double reach_bins = 0;
+  const double* item_bins = nullptr;       ///< [items], nominal bins of each window
+};
+
+/// Sums of three embedding rows, one an event.
+struct TokenArgs {
+  const float* neuron_table = nullptr;
+  const float* time_table = nullptr;
+  const float* value_table = nullptr;
+  int value_buckets = 0;                ///< larger values share the last row
+  std::int64_t events = 0;
+  const std::int32_t* neuron = nullptr; ///< [events]
+  const std::int32_t* bin = nullptr;
+  const std::int32_t* value = nullptr;
+  MatrixView out;                       ///< [events, dim]
+};
+
+/// Recent events of `steps` streams, packed: oldest step first, by (bin, unit) within a step.
+struct StreamEvents {
+  int steps = 0;                          ///< streams in this batch, one step each
+  const std::int32_t* indptr = nullptr;   ///< [steps + 1]
+  const std::int32_t* present = nullptr;  ///< [steps] index of the first event of the step itself
+  const std::int32_t* unit = nullptr;     ///< rows of the model's unit table
+  const std::int32_t* value = nullptr;    ///< raw counts, at least 1
+  const std::int32_t* offset = nullptr;   ///< whole bins between the event's bin and the step's end
+};
+
+/// What a stream model projects once at load, since an event's token has no time in it and the
+/// cross-attention's query no input: K and V of a token are rstd[u, v] * (unit_kv[u] + value_kv[v]).
+struct StreamTables {
+  int dim = 0;
+  int heads = 0;
+  int head_dim = 0;
+  int latents = 0;                      ///< R
+  int value_buckets = 0;
+  const float* unit_kv = nullptr;       ///< [units, 2 dim], K then V
+  const float* value_kv = nullptr;      ///< [value_buckets, 2 dim]
+  const float* rstd = nullptr;          ///< [units, value_buckets]
+  const float* query = nullptr;         ///< [R, dim], not rotated: time 0 is the end of the step
+  const float* null_score = nullptr;    ///< [R, heads], scaled
+  const float* null_v = nullptr;        ///< [dim]
+  const float* offset_cos = nullptr;    ///< [offsets, head_dim / 2] of the event's time before it
+  const float* offset_sin = nullptr;
+  const float* latent = nullptr;        ///< [R, dim]
+  const float* additive = nullptr;      ///< [units, R * dim]
+};
+
+/// K and V of every layer for whole steps, in pages of one pool. A page holds, for each layer,
+/// K [page_steps, R, dim] then V of the same shape. Step s of a stream lives in its slot s mod W,
+/// which is step (slot mod page_steps) of page pages[indptr[b] + slot / page_steps].
+struct PagedKv {
+  float* pool = nullptr;
+  std::int64_t page_floats = 0;
+  int page_steps = 0;
+  int window_steps = 0;                    ///< W
+  const std::int32_t* indptr = nullptr;    ///< [steps + 1] into pages
+  const std::int32_t* pages = nullptr;
+  const std::int32_t* slot = nullptr;      ///< [steps] of the present step
+  const std::int32_t* live = nullptr;      ///< [steps] steps to attend to, the present one included
+};
+
+struct PagedAttentionArgs {
+  int steps = 0;
+  int heads = 0;
+  int head_dim = 0;
+  int latents = 0;               ///< R
+  int layer = 0;
+  MatrixView qkv;                ///< [steps * R, 3 dim]: q, k, v
+  const float* cosines = nullptr;  ///< [steps, head_dim / 2] of the end of the step
+  const float* sines = nullptr;
+  PagedKv cache;
+  MatrixView out;                ///< [steps * R, dim], paged_attention only
+};
+
+/// Used by one thread at a time: it owns the scratch of its operations.
+class Ops {
+ public:
+  virtual ~Ops() = default;
+  virtual const char* name() const = 0;
+
+  /// Uninitialised; std::bad_alloc when there is none.
+  virtual Buffer allocate(std::size_t bytes) = 0;
+  virtual void upload(const Buffer& to, const void* host, std::size_t bytes) = 0;
+  virtual void download(void* host, const float* from, std::size_t bytes) = 0;
+  virtual std::unique_ptr<LinearWeight> pack_linear(const Tensor& weight) = 0;
+  /// Makes room for calls with up to `keys` keys an item, so that none allocates later.
+  virtual void reserve(std::int64_t keys) = 0;
+
+  /// out = epilogue(norm(x) W^T + bias). `bias` [out] or null. Rows are independent.
+  virtual void norm_linear(const NormArgs& norm, MatrixView x, const LinearWeight& weight,
+                           const float* bias, Epilogue epilogue, MatrixView out) = 0;
+  /// out = norm(x), rows independent.
+  virtual void normalize(const NormArgs& norm, MatrixView x, MatrixView out) = 0;
+
+  virtual void gather_tokens(const TokenArgs& args) = 0;
+  virtual void ragged_attention(const RaggedAttentionArgs& args) = 0;
+  /// out[i] = mean over the rows of item i. x [items * rows, cols], out [items, cols].
+  virtual void mean_rows(MatrixView x, std::int64_t rows, MatrixView out) = 0;
+
+  /// out[b, r] = latent[r] + sum over the events of step b itself of value * additive[unit][r].
+  virtual void additive_bag(const StreamTables& tables, const StreamEvents& events,
+                            MatrixView out) = 0;
+  /// out[b, r] = attention of query r over the recent events of stream b and the null key.
+  virtual void stream_cross_attention(const StreamTables& tables, const StreamEvents& events,
+                                      MatrixView out) = 0;
+  /// Rotates q in place, and k into the cache beside v, at the present step's slot.
+  virtual void rotate_append(const PagedAttentionArgs& args) = 0;
+  /// Each latent of the present step over all latents of the live steps, oldest first.
+  virtual void paged_attention(const PagedAttentionArgs& args) = 0;
+};
+
+/// Plain C++, float32: the oracle that every other backend is compared with.
+std::unique_ptr<Ops> make_reference_ops();
+
+}  // namespace cortex

@@ -1,0 +1,97 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "kernels/ops.h"
+#include "model/config.h"
+#include "model/rotary.h"
+#include "model/weights.h"
+
+namespace cortex {
+
+/// One step each of up to `capacity` streams, as the engine packs it in host memory.
+struct StreamBatch {
+  int steps = 0;
+  std::vector<std::int64_t> step;      ///< [steps] number of the step
+  std::vector<std::int32_t> indptr;    ///< as in StreamEvents and PagedKv
+  std::vector<std::int32_t> present;
+  std::vector<std::int32_t> unit;
+  std::vector<std::int32_t> value;
+  std::vector<std::int32_t> offset;
+  std::vector<std::int32_t> page_indptr;
+  std::vector<std::int32_t> pages;
+  std::vector<std::int32_t> slot;
+  std::vector<std::int32_t> live;
+
+  /// Empty, with room for `steps` steps of `events` recent events and `pages` pages each.
+  void reserve(int steps, std::int64_t events, int pages);
+  void clear();
+};
+
+/// The stream decoder's forward plan: R new rows a step, over a paged cache. DESIGN: published
+/// Perceiver encoder made causal, see docs/architecture.md for the formulas.
+class StreamModel {
+ public:
+  /// Uploads the weights and projects the tables. `capacity`: most steps a forward takes;
+  /// `pool` holds the pages and must outlive the model.
+  StreamModel(const ModelFile& file, Ops& ops, int capacity, int page_steps, float* pool,
+              std::int64_t page_floats);
+
+  /// Runs the batch: appends K and V of each step to its pages, and leaves the behaviour in physical
+  /// units in the returned [steps, outputs], valid until the next call.
+  std::span<const float> forward(const StreamBatch& batch);
+
+  const ModelConfig& config() const { return config_; }
+
+ private:
+  struct Block {
+    Buffer norm_attn;
+    Buffer norm_mlp;
+    std::unique_ptr<LinearWeight> qkv;
+    std::unique_ptr<LinearWeight> out;
+    std::unique_ptr<LinearWeight> up;
+    std::unique_ptr<LinearWeight> down;
+  };
+
+  Buffer upload(std::span<const float> values);
+  void project_tables(const ModelFile& file);
+  void upload_batch(const StreamBatch& batch);
+  NormArgs rms(const Buffer& gain) const;
+
+  ModelConfig config_;
+  Ops& ops_;
+  int page_steps_;
+  float* pool_;
+  std::int64_t page_floats_;
+  Rotary block_rotary_;
+
+  StreamTables tables_;
+  std::vector<Buffer> table_buffers_;  // own what tables_ points to
+  std::unique_ptr<LinearWeight> cross_out_;
+  std::vector<Block> blocks_;
+  Buffer final_norm_;
+  std::unique_ptr<LinearWeight> head_;
+  Buffer head_bias_;
+  std::vector<float> output_mean_;
+  std::vector<float> output_std_;
+
+  // Activations, [capacity * R, ..]
+  Buffer z_;
+  Buffer qkv_;
+  Buffer attention_;
+  Buffer hidden_;
+  Buffer normed_;
+  Buffer y_;
+  // The batch in the backend's memory.
+  Buffer integers_;
+  Buffer phases_;
+  std::vector<float> host_phases_;
+  std::vector<float> host_y_;
+  StreamEvents events_;
+  PagedKv cache_;
+};
+
+}  // namespace cortex

@@ -1,0 +1,255 @@
+#include "model/weights.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+
+#include "core/file.h"
+#include "tensor/safetensors.h"
+
+namespace cortex {
+namespace {
+
+constexpr const char* kConfigKey = "cortex.config";
+
+void stream_specs(const ModelConfig& c, std::vector<TensorSpec>& specs) {
+  const std::int64_t d = c.dim;
+  const auto units = static_cast<std::int64_t>(c.units.size());
+  specs.insert(specs.end(), {{"tokenizer.unit_emb", {units, d}},
+                             {"tokenizer.value_emb", {c.value_buckets, d}},
+                             {"tokenizer.additive", {units, c.latents * d}},
+                             {"latents", {c.latents, d}},
+                             {"cross.norm_q", {d}},
+                             {"cross.norm_kv", {d}},
+                             {"cross.q", {d, d}},
+                             {"cross.kv", {2 * d, d}},
+                             {"cross.out", {d, d}},
+                             {"cross.null_k", {d}},
+                             {"cross.null_v", {d}}});
+  for (int i = 0; i < c.layers; ++i) {
+    const std::string block = fmt::format("blocks.{}.", i);
+    specs.insert(specs.end(), {{block + "norm_attn", {d}},
+                               {block + "qkv", {3 * d, d}},
+                               {block + "out", {d, d}},
+                               {block + "norm_mlp", {d}},
+                               {block + "up", {c.hidden(), d}},
+                               {block + "down", {d, c.hidden()}}});
+  }
+  specs.insert(specs.end(), {{"final_norm", {d}},
+                             {"head.weight", {c.outputs(), c.latents * d}},
+                             {"head.bias", {c.outputs()}},
+                             {"output.mean", {c.outputs()}},
+                             {"output.std", {c.outputs()}}});
+}
+
+// The published implementation's own names, so that its weights load as they are.
+void window_specs(const ModelConfig& c, std::vector<TensorSpec>& specs) {
+  const std::int64_t d = c.dim;
+  const auto norm = [&](const std::string& name) {
+    specs.push_back({name + ".weight", {d}});
+    if (c.norm == NormKind::layernorm) specs.push_back({name + ".bias", {d}});
+  };
+  specs.insert(specs.end(), {{"tokenizer.neuron_emb.weight", {c.max_neurons, d}},
+                             {"tokenizer.time_emb.weight", {c.max_bins, d}},
+                             {"tokenizer.value_emb.weight", {c.value_buckets, d}},
+                             {"encoder.latents", {c.latents, d}},
+                             {"encoder.cross_attn.q_proj.weight", {d, d}},
+                             {"encoder.cross_attn.kv_proj.weight", {2 * d, d}},
+                             {"encoder.cross_attn.out_proj.weight", {d, d}}});
+  norm("encoder.cross_attn.norm_q");
+  norm("encoder.cross_attn.norm_kv");
+  for (int i = 0; i < c.layers; ++i) {
+    const std::string block = fmt::format("encoder.self_attn_blocks.{}.", i);
+    specs.insert(specs.end(), {{block + "qkv_proj.weight", {3 * d, d}},
+                               {block + "out_proj.weight", {d, d}},
+                               {block + "mlp.0.weight", {c.hidden(), d}},
+                               {block + "mlp.2.weight", {d, c.hidden()}}});
+    norm(block + "norm_attn");
+    norm(block + "norm_mlp");
+  }
+  norm("encoder.final_norm");
+  specs.insert(specs.end(), {{"behavior_head.query", {c.outputs(), d}},
+                             {"behavior_head.q_proj.weight", {d, d}},
+                             {"behavior_head.kv_proj.weight", {2 * d, d}},
+                             {"behavior_head.out_proj.weight", {1, d}}});
+  norm("behavior_head.norm");
+}
+
+/// Pairs of tensors that a window model may carry beside what it needs.
+std::vector<TensorSpec> optional_specs(const ModelConfig& c) {
+  if (c.kind != ModelKind::window) return {};
+  return {{"masked_spike_head.proj.weight", {c.value_buckets, c.dim}},
+          {"masked_spike_head.proj.bias", {c.value_buckets}},
+          {"output.mean", {c.outputs()}},
+          {"output.std", {c.outputs()}}};
+}
+
+Error bad_tensor(const std::string& file, const std::string& tensor, const std::string& what) {
+  return {ErrorCode::corrupt_data, fmt::format("{}: tensor '{}' {}", file, tensor, what), tensor};
+}
+
+std::optional<Error> check_tensor(const std::string& file, const TensorSpec& spec,
+                                  const Tensor& tensor) {
+  if (tensor.shape() != spec.shape)
+    return bad_tensor(file, spec.name,
+                      fmt::format("has shape {}, the config needs {}", to_string(tensor.shape()),
+                                  to_string(spec.shape)));
+  if (tensor.dtype() == DType::i8)
+    return Error{ErrorCode::unsupported,
+                 fmt::format("{}: tensor '{}' is I8, which this engine does not run yet", file,
+                             spec.name),
+                 spec.name};
+  const auto values = tensor.f32();
+  for (std::size_t i = 0; i < values.size(); ++i)
+    if (!std::isfinite(values[i]))
+      return bad_tensor(file, spec.name, fmt::format("holds {} at element {}", values[i], i));
+  return std::nullopt;
+}
+
+Tensor widen(const Tensor& narrow) {
+  Tensor wide(narrow.shape());
+  const auto out = wide.f32();
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    std::uint16_t bits = 0;
+    std::memcpy(&bits, narrow.data() + i * sizeof bits, sizeof bits);
+    const std::uint32_t word = static_cast<std::uint32_t>(bits) << 16;
+    std::memcpy(&out[i], &word, sizeof word);
+  }
+  return wide;
+}
+
+// FNV-1a, 64 bits: names a file's contents, guards against nothing.
+std::string digest_of(std::span<const std::byte> bytes) {
+  std::uint64_t h = 0xcbf29ce484222325ULL;
+  for (const std::byte b : bytes) h = (h ^ static_cast<std::uint64_t>(b)) * 0x100000001b3ULL;
+  return fmt::format("{:016x}", h);
+}
+
+Result<ModelFile> assemble(SafetensorsFile file, ModelConfig config, std::string digest,
+                           const std::string& name) {
+  ModelFile model;
+  model.config = std::move(config);
+  model.digest = std::move(digest);
+  for (auto& [key, tensor] : file.tensors)
+    if (tensor.dtype() == DType::bf16) tensor = widen(tensor);
+  const auto take = [&](const TensorSpec& spec, bool required) -> std::optional<Error> {
+    const auto found = file.tensors.find(spec.name);
+    if (found == file.tensors.end()) {
+      if (required) return bad_tensor(name, spec.name, "is missing");
+      return std::nullopt;
+    }
+    if (auto e = check_tensor(name, spec, found->second)) return e;
+    model.tensors.emplace(spec.name, std::move(found->second));
+    file.tensors.erase(found);
+    return std::nullopt;
+  };
+  for (const TensorSpec& spec : tensor_specs(model.config))
+    if (const auto e = take(spec, true)) return *e;
+  for (const TensorSpec& spec : optional_specs(model.config))
+    if (const auto e = take(spec, false)) return *e;
+  if (!file.tensors.empty())
+    return bad_tensor(name, file.tensors.begin()->first, "is not part of this kind of model");
+  return model;
+}
+
+struct SplitMix {
+  std::uint64_t state;
+  std::uint64_t next() {
+    std::uint64_t z = (state += 0x9e3779b97f4a7c15ULL);
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ULL;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebULL;
+    return z ^ (z >> 31);
+  }
+  double uniform() { return (static_cast<double>(next() >> 11) + 0.5) * 0x1p-53; }
+  float normal() {
+    return static_cast<float>(std::sqrt(-2 * std::log(uniform())) *
+                              std::cos(2 * M_PI * uniform()));
+  }
+};
+
+bool ends_with(const std::string& text, std::string_view end) {
+  return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
+}
+
+}  // namespace
+
+std::int64_t ModelFile::parameter_count() const {
+  std::int64_t n = 0;
+  for (const auto& [name, tensor] : tensors)
+    if (name.rfind("output.", 0) != 0) n += tensor.count();
+  return n;
+}
+
+std::vector<TensorSpec> tensor_specs(const ModelConfig& config) {
+  std::vector<TensorSpec> specs;
+  if (config.kind == ModelKind::stream) {
+    stream_specs(config, specs);
+  } else {
+    window_specs(config, specs);
+  }
+  return specs;
+}
+
+Result<ModelFile> parse_model(std::span<const std::byte> bytes, const std::string& name) {
+  auto file = parse_safetensors(bytes, name);
+  if (!file) return file.error();
+  const auto json = file->metadata.find(kConfigKey);
+  if (json == file->metadata.end())
+    return Error{ErrorCode::corrupt_data,
+                 fmt::format("{}: no '{}' in its metadata and no config.json beside it", name,
+                             kConfigKey),
+                 kConfigKey};
+  auto config = parse_config(json->second, name);
+  if (!config) return config.error();
+  return assemble(*std::move(file), *std::move(config), digest_of(bytes), name);
+}
+
+Result<ModelFile> load_model(const std::string& path) {
+  const std::filesystem::path given(path);
+  const std::string weights =
+      std::filesystem::is_directory(given) ? (given / "model.safetensors").string() : path;
+  auto bytes = read_file(weights);
+  if (!bytes) return bytes.error();
+  auto file = parse_safetensors(*bytes, weights);
+  if (!file) return file.error();
+  const auto sibling = std::filesystem::path(weights).parent_path() / "config.json";
+  if (file->metadata.count(kConfigKey) || !std::filesystem::exists(sibling))
+    return parse_model(*bytes, weights);
+  const auto json = read_file(sibling.string());
+  if (!json) return json.error();
+  auto config = parse_published_config(
+      std::string(reinterpret_cast<const char*>(json->data()), json->size()), sibling.string());
+  if (!config) return config.error();
+  return assemble(*std::move(file), *std::move(config), digest_of(*bytes), weights);
+}
+
+Result<void> save_model(const std::string& path, const ModelConfig& config,
+                        const std::map<std::string, Tensor>& tensors) {
+  if (const auto ok = config.validate(); !ok) return ok.error();
+  SafetensorsFile file;
+  file.metadata["format"] = "pt";
+  file.metadata[kConfigKey] = to_json(config);
+  for (const auto& [name, tensor] : tensors) file.tensors.emplace(name, tensor.clone());
+  return write_safetensors(path, file);
+}
+
+ModelFile random_model(ModelConfig config, std::uint64_t seed) {
+  config.set_defaults();
+  ModelFile model;
+  SplitMix random{seed};
+  for (const TensorSpec& spec : tensor_specs(config)) {
+    Tensor t(spec.shape);
+    const bool gain = spec.shape.size() == 1 && (spec.name.find("norm") != std::string::npos ||
+                                                 spec.name == "output.std");
+    const bool zero = ends_with(spec.name, ".bias") || spec.name == "output.mean";
+    for (float& v : t.f32()) v = zero ? 0.0f : gain ? 1.0f : 0.02f * random.normal();
+    model.tensors.emplace(spec.name, std::move(t));
+  }
+  model.config = std::move(config);
+  model.digest = fmt::format("random-{}", seed);
+  return model;
+}
+
+}  // namespace cortex

@@ -1,0 +1,99 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "kernels/ops.h"
+#include "model/config.h"
+#include "model/weights.h"
+
+namespace cortex {
+
+/// Windows of events, packed: no padding.
+struct WindowBatch {
+  std::vector<std::int32_t> indptr = {0};  ///< [windows + 1]
+  std::vector<std::int32_t> neuron;
+  std::vector<std::int32_t> bin;
+  std::vector<std::int32_t> value;
+  std::vector<double> window_bins;         ///< [windows] nominal length, for the receptive field
+
+  int windows() const { return static_cast<int>(window_bins.size()); }
+  void clear();
+};
+
+/// The window decoder's forward plan: the published architecture, see docs/architecture.md.
+class WindowModel {
+ public:
+  /// Room for `capacity` windows of together `max_events` events.
+  WindowModel(const ModelFile& file, Ops& ops, int capacity, std::int64_t max_events);
+
+  /// Behaviour in physical units, [windows, outputs], valid until the next call.
+  std::span<const float> forward(const WindowBatch& batch);
+  /// Logits over value buckets of the published masked-spike head for the windows of the last
+  /// forward, [windows, value_buckets]; empty where the model has no such head.
+  std::vector<float> masked_spike_logits();
+
+  const ModelConfig& config() const { return config_; }
+
+ private:
+  struct Norm {
+    Buffer gain;
+    Buffer bias;
+  };
+  struct Block {
+    Norm norm_attn;
+    Norm norm_mlp;
+    std::unique_ptr<LinearWeight> qkv;
+    std::unique_ptr<LinearWeight> out;
+    std::unique_ptr<LinearWeight> up;
+    std::unique_ptr<LinearWeight> down;
+  };
+
+  Buffer upload(std::span<const float> values);
+  Norm load_norm(const ModelFile& file, const std::string& name);
+  NormArgs args(const Norm& norm) const;
+  MatrixView latent_rows(const Buffer& buffer, int cols) const;
+  void encode_events(const WindowBatch& batch);
+  void run_block(const Block& block);
+
+  ModelConfig config_;
+  Ops& ops_;
+  int windows_ = 0;
+
+  Buffer neuron_table_;
+  Buffer time_table_;
+  Buffer value_table_;
+  std::vector<float> latents_;
+  Buffer cross_query_;  // [L, D]: no input in it
+  Norm cross_norm_kv_;
+  std::unique_ptr<LinearWeight> cross_kv_;
+  std::unique_ptr<LinearWeight> cross_out_;
+  std::vector<Block> blocks_;
+  Norm final_norm_;
+  Norm head_norm_;
+  Buffer head_query_;  // [outputs, D]
+  std::unique_ptr<LinearWeight> head_kv_;
+  std::unique_ptr<LinearWeight> head_out_;
+  std::unique_ptr<LinearWeight> spike_head_;
+  Buffer spike_bias_;
+  std::vector<float> output_mean_;
+  std::vector<float> output_std_;
+
+  Buffer integers_;
+  Buffer item_bins_;
+  Buffer latent_indptr_;
+  Buffer tokens_;
+  Buffer kv_;
+  Buffer z_;
+  Buffer qkv_;
+  Buffer attention_;
+  Buffer hidden_;
+  Buffer final_;
+  Buffer head_attention_;
+  Buffer y_;
+  std::vector<float> host_y_;
+};
+
+}  // namespace cortex

@@ -1,0 +1,159 @@
+#include "model/window_model.h"
+
+#include <gtest/gtest.h>
+#include <simdjson.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <random>
+
+#include "support/paths.h"
+
+namespace cortex::testing {
+namespace {
+
+void add_window(WindowBatch& batch, const std::vector<std::array<int, 3>>& events, double bins) {
+  for (const auto& [neuron, bin, value] : events) {
+    batch.neuron.push_back(neuron);
+    batch.bin.push_back(bin);
+    batch.value.push_back(value);
+  }
+  batch.indptr.push_back(static_cast<std::int32_t>(batch.neuron.size()));
+  batch.window_bins.push_back(bins);
+}
+
+ModelConfig tiny_window_config() {
+  ModelConfig c = preset_config("cortex-xs").value_or_throw();
+  c.dim = 32;
+  c.layers = 2;
+  c.heads = 2;
+  c.head_dim = 16;
+  c.latents = 12;
+  c.max_neurons = 20;
+  c.max_bins = 64;
+  c.window_bins = 60;
+  return c;
+}
+
+std::vector<std::array<int, 3>> random_window(std::mt19937_64& random, int n) {
+  std::vector<std::array<int, 3>> events;
+  for (int i = 0; i < n; ++i)
+    events.push_back({static_cast<int>(random() % 20), static_cast<int>(random() % 60),
+                      static_cast<int>(random() % 9)});
+  return events;
+}
+
+/// Weights large enough that events matter.
+ModelFile lively_window_model(ModelConfig config) {
+  ModelFile model = random_model(std::move(config), 4);
+  for (auto& [name, tensor] : model.tensors)
+    if (name.find("norm") == std::string::npos)
+      for (float& v : tensor.f32()) v *= 10;
+  return model;
+}
+
+std::vector<float> decode(WindowModel& model, const std::vector<std::array<int, 3>>& events) {
+  WindowBatch batch;
+  add_window(batch, events, 60);
+  const auto out = model.forward(batch);
+  return {out.begin(), out.end()};
+}
+
+double relative(std::span<const float> got, const std::vector<double>& want) {
+  double error = 0;
+  double scale = 0;
+  for (std::size_t i = 0; i < want.size(); ++i) {
+    error = std::max(error, std::abs(got[i] - want[i]));
+    scale = std::max(scale, std::abs(want[i]));
+  }
+  return error / scale;
+}
+
+TEST(WindowModel, EqualsThePublishedImplementationOnItsOwnWeights) {
+  if (!has_shared("fixtures/window_layernorm_tiny/cases.json"))
+    GTEST_SKIP() << "needs fixtures/window_layernorm_tiny beside the repository";
+  const auto file =
+      load_model(shared_path("fixtures/window_layernorm_tiny").string()).value_or_throw();
+  const auto ops = make_reference_ops();
+  WindowModel model(file, *ops, 8, 4096);
+  simdjson::dom::parser parser;
+  simdjson::dom::element cases =
+      parser.load(shared_path("fixtures/window_layernorm_tiny/cases.json").string());
+  // All windows in one batch: ragged, nothing padded.
+  WindowBatch batch;
+  std::vector<double> behavior;
+  std::vector<double> logits;
+  for (simdjson::dom::element w : cases["windows"]) {
+    std::vector<std::array<int, 3>> events;
+    for (std::size_t i = 0; i < simdjson::dom::array(w["neuron_id"]).size(); ++i)
+      events.push_back({static_cast<int>(int64_t(w["neuron_id"].at(i))),
+                        static_cast<int>(int64_t(w["time_bin"].at(i))),
+                        static_cast<int>(int64_t(w["value"].at(i)))});
+    add_window(batch, events, 128);
+    for (double v : simdjson::dom::array(w["behavior"])) behavior.push_back(v);
+    for (double v : simdjson::dom::array(w["masked_spike_logits"])) logits.push_back(v);
+  }
+  ASSERT_EQ(batch.windows(), 5);
+  EXPECT_LT(relative(model.forward(batch), behavior), 1e-4);
+  EXPECT_LT(relative(model.masked_spike_logits(), logits), 1e-4);
+}
+
+TEST(WindowModel, AWindowHasTheSameBitsAloneAndInABatch) {
+  const auto ops = make_reference_ops();
+  WindowModel model(lively_window_model(tiny_window_config()), *ops, 8, 4096);
+  std::mt19937_64 random(2);
+  std::vector<std::vector<std::array<int, 3>>> windows;
+  WindowBatch batch;
+  for (const int n : {0, 1, 7, 300, 40}) {
+    windows.push_back(random_window(random, n));
+    add_window(batch, windows.back(), 60);
+  }
+  const auto span = model.forward(batch);
+  const std::vector<float> together(span.begin(), span.end());
+  for (std::size_t i = 0; i < windows.size(); ++i) {
+    const auto alone = decode(model, windows[i]);
+    EXPECT_EQ(std::memcmp(alone.data(), together.data() + 2 * i, sizeof(float) * 2), 0) << i;
+  }
+}
+
+TEST(WindowModel, AReceptiveFieldThatCoversTheWindowEqualsTheDenseModel) {
+  const auto ops = make_reference_ops();
+  ModelConfig config = tiny_window_config();
+  WindowModel dense(lively_window_model(config), *ops, 1, 4096);
+  config.receptive_ms = 64 * config.bin_ms;
+  WindowModel sparse(lively_window_model(config), *ops, 1, 4096);
+  std::mt19937_64 random(3);
+  const auto events = random_window(random, 200);
+  EXPECT_EQ(decode(dense, events), decode(sparse, events));
+}
+
+TEST(WindowModel, AnEventOutOfEveryLatentsReachChangesNothing) {
+  const auto ops = make_reference_ops();
+  ModelConfig config = tiny_window_config();
+  config.window_bins = 60;
+  config.receptive_ms = 1 * config.bin_ms;  // latents sit at bins 0, 5, .., 55
+  WindowModel model(lively_window_model(config), *ops, 1, 4096);
+  std::mt19937_64 random(4);
+  auto events = random_window(random, 100);
+  const auto before = decode(model, events);
+  auto with_unseen = events;
+  for (const int bin : {2, 3, 8, 57, 59}) with_unseen.push_back({1, bin, 1});
+  EXPECT_EQ(decode(model, with_unseen), before);
+  auto with_seen = events;
+  with_seen.push_back({1, 4, 1});
+  EXPECT_NE(decode(model, with_seen), before);
+}
+
+TEST(WindowModel, WithNoEventInReachAttentionIsZero) {
+  const auto ops = make_reference_ops();
+  ModelConfig config = tiny_window_config();
+  config.receptive_ms = 1 * config.bin_ms;
+  WindowModel model(lively_window_model(config), *ops, 1, 4096);
+  const auto empty = decode(model, {});
+  for (const float v : empty) EXPECT_TRUE(std::isfinite(v));
+  EXPECT_EQ(decode(model, {{3, 2, 1}, {4, 58, 2}}), empty);
+}
+
+}  // namespace
+}  // namespace cortex::testing
