@@ -11,6 +11,8 @@ endif()
 if(NOT CMAKE_BUILD_TYPE)
   set(CMAKE_BUILD_TYPE Release)
 endif()
+# -O2: half the compile time of -O3 where it matters not; the kernels ask for -O3 themselves.
+set(CMAKE_CXX_FLAGS_RELEASE "-O2 -DNDEBUG")
 
 function(cortex_target_defaults target)
   target_compile_features(${target} PUBLIC cxx_std_20)

@@ -12,6 +12,11 @@ if(Torch_DIR)
   list(APPEND _torch_hints "${Torch_DIR}/../../..")
 endif()
 
+# `torch.utils.cmake_prefix_path` names share/cmake, two folders below.
+foreach(_prefix IN LISTS CMAKE_PREFIX_PATH)
+  list(APPEND _torch_hints "${_prefix}/../..")
+endforeach()
+
 find_path(CORTEX_TORCH_INCLUDE ATen/ATen.h HINTS ${_torch_hints} PATH_SUFFIXES include)
 find_path(CORTEX_TORCH_API_INCLUDE torch/torch.h HINTS ${CORTEX_TORCH_INCLUDE}
           PATH_SUFFIXES torch/csrc/api/include)
@@ -27,7 +32,8 @@ find_package_handle_standard_args(
                             CORTEX_TORCH_INCLUDE CORTEX_TORCH_API_INCLUDE)
 
 if(CortexTorch_FOUND AND NOT TARGET Cortex::Torch)
-  add_library(Cortex::Torch INTERFACE IMPORTED)
+  # Global: the tests link it too, from another folder.
+  add_library(Cortex::Torch INTERFACE IMPORTED GLOBAL)
   set(_torch_libs ${CORTEX_LIB_torch} ${CORTEX_LIB_torch_cpu} ${CORTEX_LIB_c10})
   if(CORTEX_LIB_torch_cuda AND CORTEX_LIB_c10_cuda)
     list(APPEND _torch_libs ${CORTEX_LIB_torch_cuda} ${CORTEX_LIB_c10_cuda})

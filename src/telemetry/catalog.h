@@ -13,7 +13,8 @@ struct Metric {
 inline constexpr Metric kRequests{"cortex_requests_total",
                                   "Answers given, by endpoint and HTTP status; a WebSocket frame "
                                   "counts as one request."};
-inline constexpr Metric kErrors{"cortex_errors_total", "Requests refused or failed, by error code."};
+inline constexpr Metric kErrors{"cortex_errors_total",
+                                "Requests refused or failed, by error code."};
 inline constexpr Metric kRequestLatency{
     "cortex_request_latency_seconds",
     "From the last byte of a decode request or frame to its answer's hand-over to the socket."};

@@ -1,0 +1,107 @@
+SHELL := /bin/bash
+JOBS ?= $(shell nproc)
+# What the variables of a target mean is said by `make help`.
+NWB ?=
+MINUTES ?= 10
+RUNS ?= runs
+MODEL ?= models/stream-nano.safetensors
+PORT ?= 8080
+FUZZ_SECONDS ?= 30
+LINT ?= changed
+
+CONFIGURE := cmake -Wno-dev --log-level=WARNING
+BUILD := cmake --build
+CTEST := ctest --output-on-failure -j $(JOBS)
+CORTEX := build/release/apps/cortex
+CORTEX_TRAIN := build/release/apps/cortex-train
+SOURCES = git ls-files -co --exclude-standard --deduplicate -- '*.h' '*.cpp' '*.cu' '*.cuh'
+
+.DEFAULT_GOAL := help
+.PHONY: help light build demo test test-fast train-xs train-s train-m serve bench lint format \
+        format-check asan tsan fuzz-smoke check-all clean
+
+help:  ## This list
+	@echo "Cortex-Engine: spikes in, hand velocity out, before the deadline."
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  JOBS=n          build and test jobs (default: the number of cores)"
+
+light:  ## Install what the runtime needs and build cortex alone (no LibTorch)
+	@scripts/install.sh light
+	@$(CONFIGURE) --preset light
+	@$(BUILD) build/light -j $(JOBS)
+
+build:  ## Install everything and build cortex, cortex-train and the tests
+	@scripts/install.sh full
+	@$(CONFIGURE) --preset release
+	@$(BUILD) build/release -j $(JOBS)
+
+demo: light  ## Simulate, serve and decode in real time for 20 s (SEED=n, DURATION=n)
+	@CORTEX=build/light/apps/cortex scripts/demo.sh
+
+test: build  ## Build all and run every test
+	@$(CTEST) --test-dir build/release
+
+test-fast:  ## The tests labelled fast, without LibTorch
+	@scripts/install.sh full
+	@$(CONFIGURE) --preset release -B build/fast -DCORTEX_TRAIN=OFF
+	@$(BUILD) build/fast -j $(JOBS)
+	@$(CTEST) --test-dir build/fast -L fast
+
+train-xs: PRESET := stream-xs
+train-s: PRESET := stream-s
+train-m: PRESET := stream-m
+train-xs train-s train-m: build
+	@scripts/train.sh $(PRESET)
+train-xs:  ## Train stream-xs on NWB=file, or on a simulated session (MINUTES=10)
+train-s:  ## Train stream-s, likewise
+train-m:  ## Train stream-m, likewise
+export NWB MINUTES RUNS CORTEX CORTEX_TRAIN
+
+serve: light  ## Serve MODEL=file on 127.0.0.1, PORT=8080
+	@build/light/apps/cortex serve --model $(MODEL) --port $(PORT)
+
+bench:  ## Benchmarks
+	@if [[ -f benchmarks/CMakeLists.txt ]]; then \
+	  scripts/bench.sh; \
+	else echo "make bench: comes with the benchmarks, which this version does not have" >&2; exit 2; fi
+
+format:  ## Format every C++ file in place
+	@scripts/install.sh check
+	@$(SOURCES) | xargs clang-format -i
+
+format-check:
+	@$(SOURCES) | xargs clang-format --dry-run --Werror
+
+lint:  ## clang-tidy on the files that differ from HEAD (LINT=all: on every file)
+	@scripts/install.sh check
+	@$(CONFIGURE) --preset debug
+	@JOBS=$(JOBS) scripts/lint.sh $(LINT)
+
+asan:
+	@$(CONFIGURE) --preset asan
+	@$(BUILD) build/asan -j $(JOBS)
+	@$(CTEST) --test-dir build/asan
+
+tsan:
+	@$(CONFIGURE) --preset tsan
+	@$(BUILD) build/tsan -j $(JOBS)
+	@scripts/without_aslr.sh $(CTEST) --test-dir build/tsan
+
+fuzz-smoke:
+	@$(CONFIGURE) --preset fuzz
+	@$(BUILD) build/fuzz -j $(JOBS)
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz.sh build/fuzz
+
+check-all:  ## Format, lint, address, undefined and thread sanitizers, fuzzers (FUZZ_SECONDS=30)
+	@scripts/install.sh check
+	@$(MAKE) --no-print-directory format-check
+	@$(MAKE) --no-print-directory lint LINT=all
+	@$(MAKE) --no-print-directory asan
+	@$(MAKE) --no-print-directory tsan
+	@$(MAKE) --no-print-directory fuzz-smoke
+	@echo "check-all: clean"
+
+clean:  ## Remove build/
+	@rm -rf build

@@ -1,0 +1,14 @@
+#pragma once
+
+#include <CLI/App.hpp>
+
+/// The subcommands of `cortex`. Each function registers one; its callback throws Exception (see
+/// cortex/result.h) when it fails, or CLI::ValidationError for flags that do not go together.
+namespace cortex {
+
+void add_simulate(CLI::App& app);
+void add_inspect(CLI::App& app);
+void add_serve(CLI::App& app);
+void add_replay(CLI::App& app);
+
+}  // namespace cortex

@@ -1,0 +1,107 @@
+#include <CLI/CLI.hpp>
+#include <iostream>
+#include <memory>
+
+#include "train_commands.h"
+
+namespace cortex {
+namespace {
+
+void add_model_flags(CLI::App& command, train::ModelOverrides& model) {
+  const auto* group = "Model";
+  const auto flag = [&](const char* name, auto& into, const char* help) {
+    command.add_option(name, into, help)->group(group);
+  };
+  flag("--dim", model.dim, "Width of the residual stream");
+  flag("--layers", model.layers, "Blocks");
+  flag("--heads", model.heads, "Attention heads");
+  flag("--latents", model.latents, "Latents a step (stream) or a window");
+  flag("--value-buckets", model.value_buckets, "Rows of the value embedding");
+  flag("--receptive-steps", model.receptive_steps, "Stream: steps of events in reach, 1 to 5");
+  flag("--window-steps", model.window_steps, "Stream: steps of self-attention");
+  flag("--window-bins", model.window_bins, "Window: bins of a window (default: 1000 ms)");
+  flag("--receptive-ms", model.receptive_ms, "Window: reach of a latent; 0: all events");
+}
+
+void add_learning_flags(CLI::App& command, train::TrainOptions& o) {
+  const auto* group = "Learning";
+  const auto flag = [&](const char* name, auto& into, const char* help) {
+    command.add_option(name, into, help)->group(group)->capture_default_str();
+  };
+  flag("--iterations", o.iterations, "Updates (default 3000, or until --minutes are over)");
+  flag("--minutes", o.minutes, "Wall time; the schedule then follows the clock");
+  flag("--seed", o.seed, "Of weights and data order");
+  flag("--batch", o.batch, "Crops an update; 0: 16 (stream), 4 (window)");
+  flag("--crop-steps", o.crop_steps, "Steps of a crop, warm-up included; 0: by the model");
+  flag("--lr", o.lr, "Peak learning rate");
+  flag("--weight-decay", o.weight_decay, "Of matrices and embeddings");
+  flag("--clip", o.clip, "Largest gradient norm");
+  flag("--ema", o.ema, "Decay of the averaged weights, which are evaluated and exported");
+  flag("--unit-dropout", o.unit_dropout, "Chance that a unit is silent in a crop");
+  flag("--thinning", o.thinning, "Largest share of a crop's spikes to drop");
+  flag("--warmup-iterations", o.warmup_iterations, "Linear rise of the learning rate");
+}
+
+void run_train(const train::TrainOptions& options, bool json) {
+  const auto report = train::train(options).value_or_throw();
+  if (!report.complete)
+    std::cerr << "cortex-train: stopped at iteration " << report.iterations
+              << "; --resume goes on from " << report.run_dir << "\n";
+  if (!json) {
+    if (!report.complete) return;
+    std::cout << "model     " << report.model << "\nval r2    " << report.r2 << " over "
+              << report.scored_steps << " steps (continuous), iteration " << report.best_iteration
+              << " of " << report.iterations << "\ntime      " << report.seconds << " s, "
+              << report.ms_per_iteration << " ms an iteration on " << report.device << "\n";
+    return;
+  }
+  JsonWriter w;
+  w.begin_object().key("model").value(report.model).key("run").value(report.run_dir);
+  w.key("complete").value(report.complete).key("r2").value(report.r2);
+  write_numbers(w, "r2_per_dim", report.r2_per_dim);
+  w.key("steps").value(report.scored_steps).key("iterations").value(report.iterations);
+  w.key("best_iteration").value(report.best_iteration);
+  w.key("parameters").value(report.parameters).key("seconds").value(report.seconds);
+  w.key("ms_per_iteration").value(report.ms_per_iteration).key("device").value(report.device);
+  std::cout << w.end_object().text() << "\n";
+}
+
+}  // namespace
+
+void add_train(CLI::App& app) {
+  auto* command = app.add_subcommand("train", "Train a decoder on recordings");
+  auto options = std::make_shared<train::TrainOptions>();
+  auto json = std::make_shared<bool>(false);
+  train::TrainOptions& o = *options;
+  command->add_option("--preset", o.preset, "stream-nano|xs|s|m or cortex-xs|s|m")
+      ->capture_default_str();
+  add_data_flags(*command, o.data, true);
+  command->add_option("--split-train", o.data.train_split, "Trials to learn from")
+      ->capture_default_str();
+  command->add_option("--split-val", o.data.val_split, "Trials to score, or none")
+      ->capture_default_str();
+  command->add_option("--out", o.out, "Model file to write")->required();
+  command->add_option("--run", o.run_dir, "Folder of checkpoint and metrics (default: OUT.run)");
+  command->add_flag("--resume", o.resume, "Go on from the run's checkpoint, if there is one");
+  command->add_option("--eval-every", o.eval_every, "Iterations between scores")
+      ->capture_default_str();
+  command->add_option("--checkpoint-every", o.checkpoint_every, "Iterations between checkpoints")
+      ->capture_default_str();
+  command->add_option("--stop-after", o.stop_after,
+                      "Updates of this process; then leave a checkpoint for --resume");
+  add_device_flags(*command, o.device, o.threads);
+  add_model_flags(*command, o.model);
+  add_learning_flags(*command, o);
+  command->add_flag("--quiet", o.quiet, "No progress lines");
+  command->add_flag("--json", *json, "One JSON object on standard output at the end");
+  command->footer(
+      "Example:\n  cortex-train train --preset stream-nano --nwb session.nwb --out "
+      "model.safetensors --minutes 10");
+  command->callback([options, json] {
+    train::TrainOptions final_options = *options;
+    if (final_options.data.val_split == "none") final_options.data.val_split.clear();
+    run_train(final_options, *json);
+  });
+}
+
+}  // namespace cortex

@@ -1,0 +1,34 @@
+#include <CLI/CLI.hpp>
+
+#include "train_commands.h"
+
+namespace cortex {
+
+void add_data_flags(CLI::App& command, train::DataOptions& data, bool steps) {
+  command.add_option("--nwb", data.nwb, "Recording(s) with the same units, comma separated")
+      ->required()
+      ->delimiter(',');
+  command.add_option("--target", data.target, "Behaviour series to decode")->capture_default_str();
+  command.add_option("--units", data.units, "Which units")
+      ->check(CLI::IsMember({"all", "held-in"}))
+      ->capture_default_str();
+  if (!steps) return;
+  command.add_option("--bin-ms", data.bin_ms, "Width of an event's bin")->capture_default_str();
+  command.add_option("--step-ms", data.step_ms, "A whole multiple of --bin-ms")
+      ->capture_default_str();
+  command.add_option("--target-offset-ms", data.target_offset_ms,
+                     "Target time minus the end of its step (default: the step's centre)");
+}
+
+void add_device_flags(CLI::App& command, std::string& device, int& threads) {
+  command.add_option("--device", device, "auto, cpu, cuda or cuda:N")->capture_default_str();
+  command.add_option("--threads", threads, "CPU threads; 0: all cores")->capture_default_str();
+}
+
+void write_numbers(JsonWriter& json, const char* key, const std::vector<double>& values) {
+  json.key(key).begin_array();
+  for (const double v : values) json.value(v);
+  json.end_array();
+}
+
+}  // namespace cortex

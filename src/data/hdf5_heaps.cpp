@@ -1,0 +1,136 @@
+#include "data/hdf5_heaps.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+namespace cortex::hdf5 {
+namespace {
+
+constexpr char kMagic[] = {'G', 'C', 'O', 'L', 1, 0, 0, 0};
+constexpr std::uint64_t kCollectionHeader = 16;
+constexpr std::uint64_t kObjectHeader = 16;
+constexpr std::uint64_t kReference = 16;        // length (4), heap address (8), object index (4)
+constexpr std::uint64_t kLibraryBuffer = 4096;  // the library's buffer is a multiple of it
+
+template <class T>
+T load(std::span<const std::byte> file, std::uint64_t at) {
+  T value;
+  std::memcpy(&value, file.data() + at, sizeof value);
+  return value;
+}
+
+/// Whether the header of a variable-length text type lies where it would if the value of a scalar
+/// or one-element attribute were at `at`: before it are that type (16 bytes) and a dataspace, whose
+/// size depends on its version and rank.
+bool behind_text_type(std::span<const std::byte> file, std::uint64_t at) {
+  constexpr std::uint64_t kTypeBytes = 16;
+  for (const std::uint64_t space : {4, 8, 12, 16, 20, 24}) {
+    if (at < kTypeBytes + space) break;
+    const std::uint64_t type = at - kTypeBytes - space;
+    if ((std::to_integer<int>(file[type]) & 0x0f) == 9 &&
+        (std::to_integer<int>(file[type + 1]) & 0x0f) == 1 &&
+        load<std::uint32_t>(file, type + 4) == kReference)
+      return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+GlobalHeaps::GlobalHeaps(std::span<const std::byte> file) : file_(file) {
+  find_heaps();
+  if (!fault_) check_attributes();
+}
+
+std::optional<GlobalHeaps::Sizes> GlobalHeaps::walk(std::uint64_t heap) const {
+  if (file_.size() - heap < kCollectionHeader) return std::nullopt;
+  const auto size = load<std::uint64_t>(file_, heap + 8);
+  if (size < kCollectionHeader || size > file_.size() - heap) return std::nullopt;
+  Sizes sizes;
+  const std::uint64_t end = heap + size;
+  for (std::uint64_t object = heap + kCollectionHeader; end - object >= kObjectHeader;) {
+    const std::uint64_t room = end - object;
+    const auto index = load<std::uint16_t>(file_, object);
+    const auto bytes = load<std::uint64_t>(file_, object + 8);
+    if (bytes > room) return std::nullopt;
+    // Object 0 is the free space, and counts its own header.
+    const std::uint64_t taken = index == 0 ? bytes : kObjectHeader + (bytes + 7) / 8 * 8;
+    if (taken < kObjectHeader || taken > room) return std::nullopt;
+    if (index != 0 && !sizes.emplace(index, bytes).second) return std::nullopt;
+    object += taken;
+  }
+  return sizes;
+}
+
+void GlobalHeaps::find_heaps() {
+  const char* const begin = reinterpret_cast<const char*>(file_.data());
+  const char* const end = begin + file_.size();
+  // The signature alone decides what the library takes for a heap.
+  for (const char* at = begin;
+       (at = static_cast<const char*>(
+            memmem(at, static_cast<std::size_t>(end - at), kMagic, sizeof kMagic))) != nullptr;
+       ++at) {
+    const auto address = static_cast<std::uint64_t>(at - begin);
+    auto sizes = walk(address);
+    if (!sizes) {
+      fault_ = "a damaged global heap at byte " + std::to_string(address);
+      return;
+    }
+    heaps_.emplace(address, std::move(*sizes));
+  }
+}
+
+bool GlobalHeaps::sound_reference(std::uint64_t at) const {
+  const auto heap = heaps_.find(load<std::uint64_t>(file_, at + 4));
+  // The library refuses an address without a heap's signature, and 0 stands for empty text.
+  if (heap == heaps_.end()) return true;
+  const auto object = heap->second.find(load<std::uint32_t>(file_, at + 12));
+  const std::uint64_t length = load<std::uint32_t>(file_, at);
+  return object != heap->second.end() &&
+         object->second <= (length / kLibraryBuffer + 1) * kLibraryBuffer;
+}
+
+bool GlobalHeaps::sound_references(std::uint64_t at, std::uint64_t bytes) const {
+  if (at > file_.size() || bytes > file_.size() - at) return false;
+  for (std::uint64_t i = 0; i + kReference <= bytes; i += kReference)
+    if (!sound_reference(at + i)) return false;
+  return true;
+}
+
+void GlobalHeaps::check_attributes() {
+  // The low bits of the heaps' addresses rule out almost every place that is not a reference.
+  std::vector<bool> seen(1 << 16);
+  for (const auto& [address, sizes] : heaps_) seen[address & 0xffff] = true;
+  for (std::uint64_t at = 0; !heaps_.empty() && at + kReference <= file_.size(); ++at) {
+    const auto address = load<std::uint64_t>(file_, at + 4);
+    if (address >= file_.size() || !seen[address & 0xffff] || !heaps_.contains(address)) continue;
+    if (behind_text_type(file_, at) && !sound_reference(at)) {
+      fault_ = "a text reference without its text at byte " + std::to_string(at);
+      return;
+    }
+  }
+}
+
+FileMapping::FileMapping(const std::string& path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return;
+  struct stat info {};
+  if (::fstat(fd, &info) == 0 && info.st_size > 0) {
+    const auto size = static_cast<std::size_t>(info.st_size);
+    void* map = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (map != MAP_FAILED) bytes_ = {static_cast<const std::byte*>(map), size};
+  }
+  ::close(fd);
+}
+
+FileMapping::~FileMapping() {
+  if (!bytes_.empty()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
+}
+
+}  // namespace cortex::hdf5

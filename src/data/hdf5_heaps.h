@@ -1,0 +1,56 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+namespace cortex::hdf5 {
+
+/// The global heaps of an HDF5 file, where its variable-length text lives.
+///
+/// libhdf5 (1.10) believes what it finds there: an object of size zero makes it loop for ever, an
+/// index that the heap lacks makes it read wild memory, and an object larger than the reference to
+/// it says is copied past the end of its buffer. So heaps and references are checked here before
+/// the library follows them.
+class GlobalHeaps {
+ public:
+  /// `file` outlives this.
+  explicit GlobalHeaps(std::span<const std::byte> file);
+
+  /// What is wrong with a heap or with a text attribute's reference; nothing if all are sound.
+  const std::optional<std::string>& fault() const { return fault_; }
+
+  /// Whether the library may follow the references in `bytes` bytes of a dataset at `at`.
+  bool sound_references(std::uint64_t at, std::uint64_t bytes) const;
+
+ private:
+  using Sizes = std::unordered_map<std::uint32_t, std::uint64_t>;  // by object index
+
+  void find_heaps();
+  void check_attributes();
+  std::optional<Sizes> walk(std::uint64_t heap) const;
+  bool sound_reference(std::uint64_t at) const;
+
+  std::span<const std::byte> file_;
+  std::unordered_map<std::uint64_t, Sizes> heaps_;  // by address
+  std::optional<std::string> fault_;
+};
+
+/// A file mapped for reading; empty where it cannot be.
+class FileMapping {
+ public:
+  explicit FileMapping(const std::string& path);
+  ~FileMapping();
+  FileMapping(const FileMapping&) = delete;
+  FileMapping& operator=(const FileMapping&) = delete;
+  std::span<const std::byte> bytes() const { return bytes_; }
+
+ private:
+  std::span<const std::byte> bytes_;
+};
+
+}  // namespace cortex::hdf5

@@ -1,0 +1,17 @@
+#include "data/recording.h"
+
+namespace cortex {
+
+const BehaviorSeries* Recording::find_behavior(const std::string& name) const {
+  for (const BehaviorSeries& series : behavior)
+    if (series.name == name) return &series;
+  return nullptr;
+}
+
+std::int64_t Recording::spike_count() const {
+  std::int64_t count = 0;
+  for (const Unit& unit : units) count += static_cast<std::int64_t>(unit.spike_times_s.size());
+  return count;
+}
+
+}  // namespace cortex

@@ -1,0 +1,224 @@
+#pragma once
+
+// Included by http_server.cpp alone: Beast is expensive to compile.
+
+#include <fmt/format.h>
+
+#include <boost/beast/core/flat_buffer.hpp>
+#include <boost/beast/core/tcp_stream.hpp>
+#include <boost/beast/http.hpp>
+#include <boost/beast/websocket/rfc6455.hpp>
+#include <optional>
+#include <string>
+#include <utility>
+#include <variant>
+
+#include "serve/beast_socket.h"
+#include "serve/connection.h"
+
+namespace cortex {
+
+namespace http = beast::http;
+
+/// One HTTP connection: a request, its answer, the next request.
+class HttpConnection final : public Connection {
+ public:
+  /// `turned_away`: over the limit of connections, so whatever it asks the answer is 503.
+  HttpConnection(ConnectionHost& host, beast::tcp_stream stream, bool turned_away)
+      : Connection(host), stream_(std::move(stream)), turned_away_(turned_away) {}
+
+  void start() { wait_request(host_.state.options.read_timeout_s); }
+
+  void check(TimeNs now) override {
+    if (now <= due_ns_) return;
+    due_ns_ = kNever;
+    if (phase_ != Phase::reading) return close();
+    timed_out_ = true;  // there is a client to tell, so the socket stays open for the answer
+    stream_.cancel();
+  }
+  void drain() override {
+    if (phase_ == Phase::idle || phase_ == Phase::leaving) close();
+  }
+  void abort() override { close(); }
+
+ private:
+  enum class Phase { idle, reading, answering, writing, leaving };
+  static constexpr std::size_t kChunk = 16 << 10;
+  static constexpr std::uint32_t kHeaderLimit = 16 << 10;
+  static constexpr double kTurnedAwayS = 2;
+  static constexpr double kLeaveS = 1;
+
+  /// Waits for the first byte, which may take as long as a kept connection may idle.
+  void wait_request(double patience_s) {
+    parser_.emplace();
+    parser_->header_limit(kHeaderLimit);
+    parser_->body_limit(host_.state.options.max_body);
+    if (buffer_.size() > 0) return read_header();  // a pipelined request
+    if (host_.state.draining) return close();
+    phase_ = Phase::idle;
+    due_ns_ = in_seconds(turned_away_ ? kTurnedAwayS : patience_s);
+    stream_.async_read_some(buffer_.prepare(kChunk),
+                            [me = self<HttpConnection>()](beast::error_code ec, std::size_t bytes) {
+                              if (ec) return me->close();
+                              me->buffer_.commit(bytes);
+                              me->read_header();
+                            });
+  }
+
+  void read_header() {
+    phase_ = Phase::reading;
+    due_ns_ = in_seconds(turned_away_ ? kTurnedAwayS : host_.state.options.read_timeout_s);
+    http::async_read_header(stream_, buffer_, *parser_,
+                            [me = self<HttpConnection>()](beast::error_code ec, std::size_t) {
+                              if (ec) return me->failed(ec);
+                              me->on_header();
+                            });
+  }
+
+  void on_header() {
+    const auto& header = parser_->get();
+    arrived_ns_ = now();
+    head_ = header.method() == http::verb::head;
+    version_ = header.version();
+    if (turned_away_) {
+      ++host_.state.metrics.connections_refused;
+      return refuse(
+          ApiError(Error{ErrorCode::unavailable, "too many connections are open; try again", ""}));
+    }
+    if (beast::websocket::is_upgrade(header)) return upgrade();
+    if (!beast::iequals(header[http::field::expect], "100-continue")) return read_body();
+    phase_ = Phase::reading;
+    interim_ = {http::status::continue_, 11};
+    http::async_write(stream_, interim_,
+                      [me = self<HttpConnection>()](beast::error_code ec, std::size_t) {
+                        if (ec) return me->close();
+                        me->read_body();
+                      });
+  }
+
+  void read_body() {
+    if (parser_->is_done()) return dispatch();
+    http::async_read(stream_, buffer_, *parser_,
+                     [me = self<HttpConnection>()](beast::error_code ec, std::size_t) {
+                       if (ec) return me->failed(ec);
+                       me->dispatch();
+                     });
+  }
+
+  HttpRequest take_request() {
+    auto& message = parser_->get();
+    const auto text = [](beast::string_view s) { return std::string(s.data(), s.size()); };
+    const std::string target = text(message.target());
+    return {.method = text(message.method_string()),
+            .path = target.substr(0, target.find('?')),
+            .body = std::move(message.body()),
+            .content_type = text(message[http::field::content_type]),
+            .authorization = text(message[http::field::authorization]),
+            .arrived_ns = arrived_ns_};
+  }
+
+  void dispatch() {
+    phase_ = Phase::answering;
+    due_ns_ = kNever;
+    arrived_ns_ = now();
+    keep_alive_ = parser_->get().keep_alive();
+    host_.router.handle(take_request(), [me = self<HttpConnection>()](HttpResponse response) {
+      me->respond(std::move(response));
+    });
+  }
+
+  void upgrade() {
+    keep_alive_ = false;
+    auto outcome = host_.router.upgrade(take_request());
+    if (auto* response = std::get_if<HttpResponse>(&outcome)) return respond(std::move(*response));
+    phase_ = Phase::leaving;
+    due_ns_ = kNever;
+    std::make_shared<WsConnection>(host_, std::move(stream_),
+                                   std::move(std::get<std::shared_ptr<SocketHandler>>(outcome)))
+        ->accept(parser_->release());
+  }
+
+  /// A request that did not parse, was too large or did not come to its end.
+  void failed(beast::error_code ec) {
+    if (timed_out_) return refuse(ApiError(408, "timeout", "the request did not arrive in time"));
+    if (ec == http::error::body_limit)
+      return refuse(ApiError(Error{
+          ErrorCode::too_large,
+          fmt::format("the body has more than {} bytes", host_.state.options.max_body), "body"}));
+    if (ec == http::error::header_limit)
+      return refuse(ApiError(431, "too_large",
+                             fmt::format("the header has more than {} bytes", kHeaderLimit)));
+    // Everything of Beast's own that is not the end of the connection is a malformed request.
+    if (ec.category() == http::make_error_code(http::error::bad_method).category() &&
+        ec != http::error::end_of_stream && ec != http::error::partial_message)
+      return refuse(ApiError(
+          Error{ErrorCode::invalid_argument, "not a valid HTTP request: " + ec.message(), ""}));
+    close();
+  }
+
+  void refuse(const ApiError& error) {
+    keep_alive_ = false;
+    respond(host_.router.refuse(error));
+  }
+
+  void respond(HttpResponse response) {
+    if (closed_) return;
+    phase_ = Phase::writing;
+    if (host_.state.draining) keep_alive_ = false;
+    response_ = {};
+    response_.version(version_);
+    response_.result(static_cast<unsigned>(response.status));
+    response_.set(http::field::content_type, response.content_type);
+    for (const auto& [name, value] : response.headers) response_.set(name, value);
+    response_.keep_alive(keep_alive_);
+    response_.body() = std::move(response.body);
+    response_.prepare_payload();
+    if (head_) response_.body().clear();  // the length stays that of a GET
+    due_ns_ = in_seconds(host_.state.options.write_timeout_s);
+    http::async_write(stream_, response_,
+                      [me = self<HttpConnection>()](beast::error_code ec, std::size_t) {
+                        if (ec) return me->close();
+                        if (!me->keep_alive_) return me->leave();
+                        me->wait_request(me->host_.state.options.idle_timeout_s);
+                      });
+  }
+
+  /// Closes without a reset: a client that is still sending gets to read the answer.
+  void leave() {
+    if (phase_ != Phase::leaving) {
+      phase_ = Phase::leaving;
+      due_ns_ = in_seconds(kLeaveS);
+      beast::error_code ignored;
+      stream_.socket().shutdown(asio::ip::tcp::socket::shutdown_send, ignored);
+    }
+    buffer_.clear();
+    stream_.async_read_some(buffer_.prepare(kChunk),
+                            [me = self<HttpConnection>()](beast::error_code ec, std::size_t) {
+                              if (ec) return me->close();
+                              me->leave();
+                            });
+  }
+
+  void close() {
+    closed_ = true;
+    due_ns_ = kNever;
+    stream_.close();
+  }
+
+  beast::tcp_stream stream_;
+  beast::flat_buffer buffer_;
+  std::optional<http::request_parser<http::string_body>> parser_;
+  http::response<http::empty_body> interim_;
+  http::response<http::string_body> response_;
+  Phase phase_ = Phase::idle;
+  TimeNs due_ns_ = kNever;
+  TimeNs arrived_ns_ = 0;
+  unsigned version_ = 11;
+  bool turned_away_ = false;
+  bool keep_alive_ = false;
+  bool head_ = false;
+  bool timed_out_ = false;
+  bool closed_ = false;
+};
+
+}  // namespace cortex

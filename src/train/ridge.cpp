@@ -1,0 +1,138 @@
+#include "train/ridge.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "train/runtime.h"
+#include "train/setup.h"
+
+namespace cortex::train {
+namespace {
+
+using torch::Tensor;
+
+constexpr int kInnerEvery = 5;
+
+struct Rows {
+  Tensor x;  // [rows, features + 1], the last column 1
+  Tensor y;  // [rows, dims]
+};
+
+enum class Which { all, inner_fit, inner_score };
+
+Rows collect(const Timeline& timeline, int lags, Which which) {
+  const auto units = static_cast<std::int64_t>(timeline.unit_ids.size());
+  const auto dims = static_cast<std::int64_t>(timeline.dims);
+  std::vector<std::pair<const TimelinePart*, std::int64_t>> rows;
+  for (const TimelinePart& part : timeline.parts)
+    for (std::int64_t s = 0; s < part.steps(); ++s) {
+      if (!part.mask[s]) continue;
+      const bool inner = part.trial[s] % kInnerEvery == 0;
+      if (which == Which::all || inner == (which == Which::inner_score)) rows.emplace_back(&part, s);
+    }
+  const auto n = static_cast<std::int64_t>(rows.size());
+  Rows out{torch::zeros({n, lags * units + 1}, torch::kFloat64),
+           torch::zeros({n, dims}, torch::kFloat64)};
+  auto* x = out.x.data_ptr<double>();
+  auto* y = out.y.data_ptr<double>();
+  for (const auto& [part, s] : rows) {
+    for (int lag = 0; lag < lags && lag <= s; ++lag)
+      for (std::int64_t e = part->indptr[s - lag]; e < part->indptr[s - lag + 1]; ++e)
+        x[lag * units + part->events[e].unit] += part->events[e].value;
+    x[lags * units] = 1;
+    for (std::int64_t d = 0; d < dims; ++d) *y++ = part->target[s * dims + d];
+    x += lags * units + 1;
+  }
+  return out;
+}
+
+struct Moments {
+  Tensor xx, xy;
+};
+
+Moments moments(const Rows& rows) {
+  return {torch::matmul(rows.x.t(), rows.x), torch::matmul(rows.x.t(), rows.y)};
+}
+
+Tensor solve(const Moments& m, double alpha) {
+  const std::int64_t p = m.xx.size(0);
+  Tensor penalty = torch::full({p}, alpha, torch::kFloat64);
+  // The intercept is free, but for what keeps the matrix definite.
+  penalty[p - 1] = 1e-9;
+  return torch::cholesky_solve(m.xy, torch::linalg_cholesky(m.xx + torch::diag(penalty)));
+}
+
+R2 score(const Rows& rows, const Tensor& weights) {
+  const Tensor y = rows.y.to(torch::kFloat32).contiguous();
+  const Tensor d = torch::matmul(rows.x, weights).to(torch::kFloat32).contiguous();
+  const auto n = static_cast<std::size_t>(y.numel());
+  const std::vector<std::uint8_t> mask(static_cast<std::size_t>(y.size(0)), 1);
+  return r2_score({y.data_ptr<float>(), n}, {d.data_ptr<float>(), n}, mask,
+                  static_cast<std::size_t>(y.size(1)));
+}
+
+}  // namespace
+
+Result<RidgeReport> ridge(const RidgeOptions& options) {
+  auto training = load_recordings(options.data);
+  if (!training) return training.error();
+  if (options.eval_nwb.empty()) return ridge(options, *training, *training);
+  DataOptions other = options.data;
+  other.nwb = options.eval_nwb;
+  auto scoring = load_recordings(other);
+  if (!scoring) return scoring.error();
+  return ridge(options, *training, *scoring);
+}
+
+Result<RidgeReport> ridge(const RidgeOptions& options, const std::vector<Recording>& training,
+                          const std::vector<Recording>& scoring) {
+  if (options.lags < 1 || options.lags > 1000)
+    return Error{ErrorCode::invalid_argument,
+                 fmt::format("--lags is {}, allowed are 1 to 1000", options.lags), "lags"};
+  try {
+    prepare_process(options.threads);
+    const torch::NoGradGuard no_grad;
+    StepOptions step = step_options(options.data);
+    auto fit = make_timeline(training, step, options.data.train_split, OtherTrials::blank);
+    if (!fit) return fit.error();
+    step.unit_ids = fit->unit_ids;
+    auto held = make_timeline(scoring, step, options.data.val_split, OtherTrials::keep);
+    if (!held) return held.error();
+    const Rows inner_fit = collect(*fit, options.lags, Which::inner_fit);
+    const Rows inner_score = collect(*fit, options.lags, Which::inner_score);
+    const Rows outer = collect(*held, options.lags, Which::all);
+    for (const auto& [rows, what] : {std::pair{&inner_fit, "training"},
+                                     std::pair{&inner_score, "training"},
+                                     std::pair{&outer, "validation"}})
+      if (rows->x.size(0) < 2)
+        return Error{ErrorCode::invalid_argument,
+                     fmt::format("too few {} trials can be scored", what), "nwb"};
+    Moments m = moments(inner_fit);
+    RidgeReport report;
+    report.inner_r2 = -INFINITY;
+    for (double power = -1; power <= 5; power += 0.5) {
+      const double alpha = std::pow(10.0, power);
+      const double r2 = score(inner_score, solve(m, alpha)).mean;
+      if (r2 > report.inner_r2) {
+        report.inner_r2 = r2;
+        report.alpha = alpha;
+      }
+    }
+    const Moments rest = moments(inner_score);
+    m.xx += rest.xx;
+    m.xy += rest.xy;
+    const Tensor weights = solve(m, report.alpha).contiguous();
+    const R2 result = score(outer, weights);
+    report.r2 = result.mean;
+    report.r2_per_dim = result.per_dim;
+    report.steps = result.rows;
+    report.weights.assign(weights.data_ptr<double>(),
+                          weights.data_ptr<double>() + weights.numel());
+    return report;
+  } catch (const c10::Error& e) {
+    return Error{ErrorCode::internal, std::string("LibTorch: ") + e.what_without_backtrace(), ""};
+  }
+}
+
+}  // namespace cortex::train

@@ -1,0 +1,28 @@
+#pragma once
+
+#include "model/weights.h"
+#include "train/crops.h"
+#include "train/trainer.h"
+
+namespace cortex::train {
+
+/// invalid_argument naming the first flag whose value makes no sense.
+Result<void> check_options(const TrainOptions& options);
+
+StepOptions step_options(const DataOptions& data);
+
+/// The preset, overridden, with the timeline's units and outputs.
+Result<ModelConfig> make_config(const TrainOptions& options, const Timeline& timeline);
+
+/// Options with the zeros that mean "by the kind of model" replaced.
+TrainOptions resolve(const TrainOptions& options, const ModelConfig& config);
+
+/// Text that is equal for two runs only if they compute the same.
+std::string fingerprint(const TrainOptions& options, const ModelConfig& config,
+                        const Timeline& timeline, const std::string& device);
+
+/// Weights to start from, a function of `seed`: linears scaled by their fan-in, branches into the
+/// residual stream scaled down by depth, the cross-attention's output zero.
+std::map<std::string, Tensor> initial_weights(const ModelConfig& config, std::uint64_t seed);
+
+}  // namespace cortex::train

@@ -1,0 +1,119 @@
+#pragma once
+
+#include <cortex/result.h>
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "data/recording.h"
+
+/// Training without a word of LibTorch in sight, so that apps/ and tests compile quickly.
+///
+///     cortex::train::TrainOptions options;
+///     options.nwb = {"session.nwb"};
+///     options.out = "model.safetensors";
+///     auto report = cortex::train::train(options);
+namespace cortex::train {
+
+/// Where spikes and targets come from and how they are cut.
+struct DataOptions {
+  std::vector<std::string> nwb;      ///< recordings with the same units
+  double bin_ms = 20;
+  double step_ms = 20;
+  std::optional<double> target_offset_ms;  ///< default: the step's centre
+  std::string target = "hand_vel";
+  std::string units = "all";         ///< or "held-in"
+  std::string train_split = "train";
+  std::string val_split = "val";     ///< empty: nothing is evaluated
+};
+
+/// Departures from a preset.
+struct ModelOverrides {
+  std::optional<int> dim, layers, heads, latents, value_buckets, receptive_steps, window_steps,
+      window_bins;
+  std::optional<double> receptive_ms;
+};
+
+struct TrainOptions {
+  DataOptions data;
+  std::string preset = "stream-nano";
+  ModelOverrides model;
+  std::string out;      ///< model file to write
+  std::string run_dir;  ///< checkpoint, metrics and best model; default: `out` + ".run"
+
+  std::int64_t iterations = 0;  ///< 0: 3000, or without limit where `minutes` is given
+  double minutes = 0;           ///< the schedule then follows the clock
+  std::uint64_t seed = 1;
+  std::int64_t batch = 0;       ///< crops an iteration; 0: by the kind of model
+  std::int64_t crop_steps = 0;  ///< 0: by the kind of model
+  double lr = 2e-3;
+  double weight_decay = 0.3;
+  double clip = 1.0;
+  double ema = 0.999;
+  double unit_dropout = 0.3;
+  double thinning = 0.1;
+  std::int64_t warmup_iterations = 100;
+  std::int64_t eval_every = 250;
+  std::int64_t checkpoint_every = 100;
+  bool resume = false;
+  std::int64_t stop_after = 0;  ///< updates of this process, then a checkpoint; 0: to the end
+  int threads = 0;              ///< 0: all cores of the process
+  std::string device = "auto";  ///< auto, cpu, cuda or cuda:N
+  bool quiet = false;
+};
+
+struct TrainReport {
+  bool complete = true;  ///< false: stopped by `stop_after`, no model was written
+  std::string model;
+  std::string run_dir;
+  double r2 = 0;  ///< of the exported weights on the validation split; NaN without one
+  std::vector<double> r2_per_dim;
+  std::int64_t scored_steps = 0;
+  std::int64_t iterations = 0;
+  std::int64_t best_iteration = 0;
+  std::int64_t parameters = 0;
+  double seconds = 0;              ///< of this process
+  double ms_per_iteration = 0;     ///< without evaluations
+  std::string device;
+};
+
+/// invalid_argument: a flag or a recording that cannot be trained on, naming it; not_found: a file;
+/// corrupt_data: a checkpoint of another run.
+Result<TrainReport> train(const TrainOptions& options);
+/// The same on recordings already in memory; `options.data.nwb` is not read.
+Result<TrainReport> train(const TrainOptions& options, const std::vector<Recording>& recordings);
+
+/// Recordings of `data.nwb`, without the units that `data.units` leaves out.
+Result<std::vector<Recording>> load_recordings(const DataOptions& data);
+
+struct EvaluateOptions {
+  std::string model;
+  DataOptions data;         ///< bins, steps and target offset come from the model where it has them
+  std::string split = "val";
+  bool reset_each_trial = false;  ///< the other protocol, as a separate row
+  int threads = 0;
+  std::string device = "auto";
+};
+
+struct EvaluateReport {
+  std::string model;
+  std::string protocol;  ///< "continuous" or "reset-each-trial"
+  double r2 = 0;
+  std::vector<double> r2_per_dim;
+  std::vector<std::string> output_names;
+  std::int64_t steps = 0;
+};
+
+/// Scores a model file, causally, on every observed step of the split's trials.
+Result<EvaluateReport> evaluate(const EvaluateOptions& options);
+Result<EvaluateReport> evaluate(const EvaluateOptions& options,
+                                const std::vector<Recording>& recordings);
+
+/// Decodes steps [0, steps) of a recording in float64 as the definition reads, for comparison with
+/// the engine; a JSON document with events and outputs.
+Result<std::string> reference_outputs(const EvaluateOptions& options, std::int64_t steps);
+
+}  // namespace cortex::train

@@ -1,0 +1,34 @@
+#pragma once
+
+#include "train/network.h"
+
+namespace cortex::train {
+
+/// The window decoder as a causal one: the answer of a step is that of the window of the last
+/// `window_bins` bins, which ends with the step. Windows are padded to the longest of the batch.
+class WindowNet final : public Network {
+ public:
+  /// `step_ms` is how often windows end: a whole multiple of the config's bin_ms.
+  WindowNet(const ModelConfig& config, const ParameterSet& params, double step_ms);
+
+  torch::Tensor forward(const CropBatch& batch) const override;
+  std::int64_t context_steps() const override;
+  std::int64_t warmup_steps() const override { return context_steps(); }
+
+ private:
+  struct Windows {
+    torch::Tensor unit, bin, value;  ///< [windows, events] int64
+    torch::Tensor absent;            ///< [windows, events] bool, true in the padding
+  };
+  Windows gather(const CropBatch& batch, const std::vector<std::int64_t>& rows) const;
+  torch::Tensor decode(const Windows& windows) const;
+  torch::Tensor norm(const torch::Tensor& x, const std::string& name) const;
+  torch::Tensor heads(const torch::Tensor& x) const;
+
+  ModelConfig config_;
+  const ParameterSet& params_;
+  std::int64_t window_bins_ = 0;
+  std::int64_t bins_per_step_ = 1;
+};
+
+}  // namespace cortex::train

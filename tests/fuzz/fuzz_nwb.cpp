@@ -1,0 +1,22 @@
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "data/nwb.h"
+#include "data/statistics.h"
+#include "data/steps.h"
+
+/// Any bytes either become a recording, which can then be described and cut into steps, or an
+/// error.
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  using namespace cortex;
+  const auto recording = read_nwb_image(std::as_bytes(std::span(data, size)), "fuzz");
+  if (!recording) return 0;
+  (void)describe(*recording);
+  StepOptions options;
+  if (!recording->behavior.empty()) options.target = recording->behavior.front().name;
+  const auto stepped = step_recording(*recording, options);
+  if (stepped && stepped->dims > 0 && !recording->trials.empty())
+    (void)scored_steps(*stepped, *recording, "all");
+  return 0;
+}

@@ -1,0 +1,62 @@
+#include <gtest/gtest.h>
+
+#include <set>
+#include <sstream>
+#include <string>
+
+#include "serve/test_server.h"
+#include "telemetry/catalog.h"
+
+namespace cortex::testing {
+namespace {
+
+TEST(Metrics, PublishedNamesAreThereAndTrue) {
+  TestServer server;
+  const auto client = StreamClient::connect(server.url()).value_or_throw();
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(client->step({.sequence = i}));
+  EXPECT_EQ(server.decode(decode_body("")).status, 200);
+  EXPECT_EQ(server.decode("{").status, 400);
+  const std::string page = server.get("/metrics").body;
+  for (const char* line :
+       {"cortex_requests_total{endpoint=\"/stream\",status=\"200\"} 3\n",
+        "cortex_requests_total{endpoint=\"/decode\",status=\"200\"} 1\n",
+        "cortex_requests_total{endpoint=\"/decode\",status=\"400\"} 1\n",
+        "cortex_errors_total{error_type=\"invalid_argument\"} 1\n",
+        "cortex_request_latency_seconds_count 4\n", "cortex_queue_wait_seconds_count 4\n",
+        "cortex_inference_latency_seconds_count 4\n", "cortex_batch_size 1\n",
+        "cortex_queue_depth 0\n", "cortex_sessions 1\n", "cortex_kv_cache_pages_used 4\n",
+        "cortex_ready 1\n"})
+    EXPECT_TRUE(contains(page, line)) << line << page;
+}
+
+TEST(Metrics, EveryLineIsWellFormedAndEveryNameIsCortexs) {
+  TestServer server;
+  EXPECT_EQ(server.decode(decode_body("")).status, 200);
+  std::istringstream page(server.get("/metrics").body);
+  std::set<std::string> families;
+  std::string line;
+  while (std::getline(page, line)) {
+    ASSERT_FALSE(line.empty());
+    if (line.starts_with("# TYPE ")) {
+      const std::string name = line.substr(7, line.find(' ', 7) - 7);
+      EXPECT_TRUE(families.insert(name).second) << name << " has two headers";
+      continue;
+    }
+    if (line.front() == '#') continue;
+    EXPECT_TRUE(line.starts_with("cortex_")) << line;
+    const auto space = line.rfind(' ');
+    ASSERT_NE(space, std::string::npos);
+    EXPECT_NO_THROW((void)std::stod(line.substr(space + 1))) << line;
+  }
+  EXPECT_TRUE(families.count(std::string(catalog::kRequestLatency.name)));
+}
+
+TEST(Metrics, UnknownPathsShareOneLabel) {
+  TestServer server;
+  for (int i = 0; i < 5; ++i) server.get("/x" + std::to_string(i));
+  EXPECT_TRUE(contains(server.get("/metrics").body,
+                       "cortex_requests_total{endpoint=\"none\",status=\"404\"} 5\n"));
+}
+
+}  // namespace
+}  // namespace cortex::testing
