@@ -7,9 +7,10 @@ RUNS ?= runs
 MODEL ?= models/stream-nano.safetensors
 PORT ?= 8080
 FUZZ_SECONDS ?= 30
-LINT ?= changed
+# Not ?=: make itself knows a LINT.
+LINT := changed
 
-CONFIGURE := cmake -Wno-dev --log-level=WARNING
+configure = cmake -Wno-dev --log-level=WARNING $(1) >/dev/null
 BUILD := cmake --build
 CTEST := ctest --output-on-failure -j $(JOBS)
 CORTEX := build/release/apps/cortex
@@ -29,12 +30,12 @@ help:  ## This list
 
 light:  ## Install what the runtime needs and build cortex alone (no LibTorch)
 	@scripts/install.sh light
-	@$(CONFIGURE) --preset light
+	@$(call configure,--preset light)
 	@$(BUILD) build/light -j $(JOBS)
 
 build:  ## Install everything and build cortex, cortex-train and the tests
 	@scripts/install.sh full
-	@$(CONFIGURE) --preset release
+	@$(call configure,--preset release)
 	@$(BUILD) build/release -j $(JOBS)
 
 demo: light  ## Simulate, serve and decode in real time for 20 s (SEED=n, DURATION=n)
@@ -45,7 +46,7 @@ test: build  ## Build all and run every test
 
 test-fast:  ## The tests labelled fast, without LibTorch
 	@scripts/install.sh full
-	@$(CONFIGURE) --preset release -B build/fast -DCORTEX_TRAIN=OFF
+	@$(call configure,--preset release -B build/fast -DCORTEX_TRAIN=OFF)
 	@$(BUILD) build/fast -j $(JOBS)
 	@$(CTEST) --test-dir build/fast -L fast
 
@@ -76,21 +77,21 @@ format-check:
 
 lint:  ## clang-tidy on the files that differ from HEAD (LINT=all: on every file)
 	@scripts/install.sh check
-	@$(CONFIGURE) --preset debug
+	@$(call configure,--preset debug)
 	@JOBS=$(JOBS) scripts/lint.sh $(LINT)
 
 asan:
-	@$(CONFIGURE) --preset asan
+	@$(call configure,--preset asan)
 	@$(BUILD) build/asan -j $(JOBS)
 	@$(CTEST) --test-dir build/asan
 
 tsan:
-	@$(CONFIGURE) --preset tsan
+	@$(call configure,--preset tsan)
 	@$(BUILD) build/tsan -j $(JOBS)
 	@scripts/without_aslr.sh $(CTEST) --test-dir build/tsan
 
 fuzz-smoke:
-	@$(CONFIGURE) --preset fuzz
+	@$(call configure,--preset fuzz)
 	@$(BUILD) build/fuzz -j $(JOBS)
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz.sh build/fuzz
 

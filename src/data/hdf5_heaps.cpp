@@ -5,7 +5,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -25,20 +24,29 @@ T load(std::span<const std::byte> file, std::uint64_t at) {
   return value;
 }
 
-/// Whether the header of a variable-length text type lies where it would if the value of a scalar
-/// or one-element attribute were at `at`: before it are that type (16 bytes) and a dataspace, whose
-/// size depends on its version and rank.
-bool behind_text_type(std::span<const std::byte> file, std::uint64_t at) {
-  constexpr std::uint64_t kTypeBytes = 16;
-  for (const std::uint64_t space : {4, 8, 12, 16, 20, 24}) {
-    if (at < kTypeBytes + space) break;
-    const std::uint64_t type = at - kTypeBytes - space;
-    if ((std::to_integer<int>(file[type]) & 0x0f) == 9 &&
-        (std::to_integer<int>(file[type + 1]) & 0x0f) == 1 &&
-        load<std::uint32_t>(file, type + 4) == kReference)
-      return true;
-  }
-  return false;
+/// Where the values of a text attribute lie.
+struct Values {
+  std::uint64_t at = 0;
+  std::uint64_t count = 0;
+};
+
+/// Reads `at` as the dataspace of an attribute of rank 0 or 1, which its values follow.
+std::optional<Values> after_dataspace(std::span<const std::byte> file, std::uint64_t at) {
+  constexpr std::uint64_t kLongest = 24;
+  if (file.size() < kLongest + kReference || at > file.size() - kLongest - kReference)
+    return std::nullopt;
+  const auto byte = [&](std::uint64_t i) { return std::to_integer<unsigned>(file[at + i]); };
+  const unsigned version = byte(0), rank = byte(1), has_maximum = byte(2);
+  if (rank > 1 || has_maximum > 1) return std::nullopt;
+  std::uint64_t header = 0;
+  if (version == 1 && load<std::uint32_t>(file, at + 4) == 0 && byte(3) == 0)
+    header = 8;
+  else if (version == 2 && byte(3) == rank)
+    header = 4;
+  else
+    return std::nullopt;
+  const std::uint64_t count = rank == 0 ? 1 : load<std::uint64_t>(file, at + header);
+  return Values{at + header + rank * (1 + has_maximum) * 8, count};
 }
 
 }  // namespace
@@ -87,12 +95,13 @@ void GlobalHeaps::find_heaps() {
 }
 
 bool GlobalHeaps::sound_reference(std::uint64_t at) const {
-  const auto heap = heaps_.find(load<std::uint64_t>(file_, at + 4));
-  // The library refuses an address without a heap's signature, and 0 stands for empty text.
-  if (heap == heaps_.end()) return true;
-  const auto object = heap->second.find(load<std::uint32_t>(file_, at + 12));
   const std::uint64_t length = load<std::uint32_t>(file_, at);
-  return object != heap->second.end() &&
+  const auto address = load<std::uint64_t>(file_, at + 4);
+  if (address == 0 || address == UINT64_MAX) return length == 0;
+  const auto heap = heaps_.find(address);
+  if (heap == heaps_.end()) return false;
+  const auto object = heap->second.find(load<std::uint32_t>(file_, at + 12));
+  return object != heap->second.end() && length <= object->second &&
          object->second <= (length / kLibraryBuffer + 1) * kLibraryBuffer;
 }
 
@@ -104,15 +113,20 @@ bool GlobalHeaps::sound_references(std::uint64_t at, std::uint64_t bytes) const 
 }
 
 void GlobalHeaps::check_attributes() {
-  // The low bits of the heaps' addresses rule out almost every place that is not a reference.
-  std::vector<bool> seen(1 << 16);
-  for (const auto& [address, sizes] : heaps_) seen[address & 0xffff] = true;
-  for (std::uint64_t at = 0; !heaps_.empty() && at + kReference <= file_.size(); ++at) {
-    const auto address = load<std::uint64_t>(file_, at + 4);
-    if (address >= file_.size() || !seen[address & 0xffff] || !heaps_.contains(address)) continue;
-    if (behind_text_type(file_, at) && !sound_reference(at)) {
-      fault_ = "a text reference without its text at byte " + std::to_string(at);
-      return;
+  // In whatever block of an object's header an attribute lies, it is a type, a dataspace and values
+  // in a row. A text type takes 16 or 20 bytes by its base, and 24 where it is padded.
+  const auto byte = [&](std::uint64_t i) { return std::to_integer<unsigned>(file_[i]); };
+  for (std::uint64_t type = 0; type + 8 <= file_.size(); ++type) {
+    if ((byte(type) & 0x0f) != 9 || (byte(type + 1) & 0x0f) != 1 ||
+        load<std::uint32_t>(file_, type + 4) != kReference)
+      continue;
+    for (const std::uint64_t type_bytes : {16, 20, 24}) {
+      const auto values = after_dataspace(file_, type + type_bytes);
+      if (!values || values->count != 1) continue;
+      if (!sound_references(values->at, kReference)) {
+        fault_ = "a text attribute without its text at byte " + std::to_string(values->at);
+        return;
+      }
     }
   }
 }

@@ -6,16 +6,15 @@
 #include <span>
 #include <string>
 #include <unordered_map>
-#include <vector>
 
 namespace cortex::hdf5 {
 
 /// The global heaps of an HDF5 file, where its variable-length text lives.
 ///
 /// libhdf5 (1.10) believes what it finds there: an object of size zero makes it loop for ever, an
-/// index that the heap lacks makes it read wild memory, and an object larger than the reference to
-/// it says is copied past the end of its buffer. So heaps and references are checked here before
-/// the library follows them.
+/// index that the heap lacks makes it read wild memory, an object larger than the reference to it
+/// says is copied past the end of its buffer, and a reference of 4 GB is allocated before it is
+/// looked up. So heaps and references are checked here before the library follows them.
 class GlobalHeaps {
  public:
   /// `file` outlives this.

@@ -71,7 +71,7 @@ Result<std::unique_ptr<Engine>> Engine::create(const EngineOptions& options) {
   auto file = load_model(options.model_path);
   if (!file) return file.error();
   try {
-    return std::unique_ptr<Engine>(std::make_unique<LocalEngine>(options, *std::move(file)));
+    return std::unique_ptr<Engine>(std::make_unique<LocalEngine>(options, *file));
   } catch (const std::bad_alloc&) {
     return Error{ErrorCode::resource_exhausted,
                  fmt::format("not enough memory for {} sessions of {}", options.max_sessions,
@@ -80,7 +80,7 @@ Result<std::unique_ptr<Engine>> Engine::create(const EngineOptions& options) {
   }
 }
 
-LocalEngine::LocalEngine(const EngineOptions& options, ModelFile file)
+LocalEngine::LocalEngine(const EngineOptions& options, const ModelFile& file)
     : options_(options),
       config_(file.config),
       info_(describe(file, options)),
@@ -508,7 +508,7 @@ EngineStats LocalEngine::stats() const {
     const std::int64_t aside = std::int64_t{kDecoders} * layout_.pages_per_session();
     s.pages_used = pages_->used() - aside;
     s.pages_total = pages_->total() - aside;
-    s.cache_bytes = s.pages_used * layout_.page_floats() * static_cast<std::int64_t>(sizeof(float));
+    s.cache_bytes = static_cast<std::int64_t>(pool_memory_.bytes());
   }
   return s;
 }

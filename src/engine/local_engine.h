@@ -27,7 +27,7 @@ namespace cortex {
 /// without the lock, hands the answers over, then lets go of the sessions.
 class LocalEngine final : public Engine {
  public:
-  LocalEngine(const EngineOptions& options, ModelFile file);
+  LocalEngine(const EngineOptions& options, const ModelFile& file);
   ~LocalEngine() override;
 
   const ModelInfo& model() const override { return info_; }

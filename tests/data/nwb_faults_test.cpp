@@ -1,11 +1,14 @@
 #include <fmt/format.h>
 #include <hdf5.h>
 
+#include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <fstream>
 #include <functional>
 #include <iterator>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "data/nwb.h"
@@ -233,6 +236,38 @@ TEST_F(NwbFaults, ATruncatedFileIsRefusedWhereverItEnds) {
     std::ofstream(path_, std::ios::binary | std::ios::trunc) << whole.substr(0, keep);
     expect_corrupt({});
   }
+}
+
+// The library would read wild memory here, so the file is refused before it sees it.
+TEST_F(NwbFaults, ATextReferenceWithoutItsTextIsRefused) {
+  std::ifstream in(path_, std::ios::binary);
+  const std::string whole{std::istreambuf_iterator<char>(in), {}};
+  const auto heap = static_cast<std::uint64_t>(whole.find("GCOL"));
+  std::string reference(16, '\0');
+  std::memcpy(reference.data() + 4, &heap, 8);
+  std::size_t changed = 0;
+  for (std::size_t at = whole.find(reference.substr(4, 8)); at != std::string::npos;
+       at = whole.find(reference.substr(4, 8), at + 1)) {
+    for (const auto& [offset, value] : {std::pair{8, '\x7f'}, std::pair{-1, '\x7f'}}) {
+      std::string bytes = whole;
+      bytes[at + static_cast<std::size_t>(offset)] = value;
+      const auto read = read_nwb_image(std::as_bytes(std::span(bytes)), "hostile");
+      // Lists of column names are never read, and neither are their references.
+      changed += read ? 0 : 1;
+    }
+  }
+  EXPECT_GT(changed, 20U);
+}
+
+TEST_F(NwbFaults, AHeapObjectOfNoSizeIsRefused) {
+  std::ifstream in(path_, std::ios::binary);
+  std::string bytes{std::istreambuf_iterator<char>(in), {}};
+  const std::size_t heap = bytes.find("GCOL");
+  ASSERT_NE(heap, std::string::npos);
+  std::fill_n(bytes.begin() + static_cast<std::ptrdiff_t>(heap) + 16, 16, '\0');
+  const auto read = read_nwb_image(std::as_bytes(std::span(bytes)), "hostile");
+  ASSERT_FALSE(read);
+  EXPECT_NE(read.error().message.find("damaged global heap"), std::string::npos);
 }
 
 TEST_F(NwbFaults, AFlippedByteNeverDoesMoreThanFail) {

@@ -131,7 +131,7 @@ TEST(Process, SigtermAnswersWhatWasAcceptedAndExits0) {
   EXPECT_EQ(server.wait(), 0);
 }
 
-TEST(Process, SigintWithNothingToDoExits0) {
+TEST(Process, SigintWhileIdleExits0) {
   ServerProcess server;
   const auto client = StreamClient::connect(server.url()).value_or_throw();
   server.signal(SIGINT);

@@ -32,6 +32,7 @@ class Process {
  public:
   explicit Process(std::vector<std::string> command) {
     std::vector<char*> argv;
+    argv.reserve(command.size() + 1);
     for (std::string& word : command) argv.push_back(word.data());
     argv.push_back(nullptr);
     const std::string out = folder_.file("out");
