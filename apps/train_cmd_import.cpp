@@ -20,8 +20,7 @@ void add_import(CLI::App& app) {
   command->add_flag("--json", flags->json, "One JSON object on standard output at the end");
   command->footer("Example:\n  cortex-train import --pt best.pt --out model.safetensors");
   command->callback([flags] {
-    const auto report =
-        train::import_pt(flags->pt, flags->config, flags->out).value_or_throw();
+    const auto report = train::import_pt(flags->pt, flags->config, flags->out).value_or_throw();
     for (const std::string& name : report.ignored)
       std::cerr << "cortex-train: '" << name << "' is no weight and was left out\n";
     if (!flags->json) {

@@ -51,7 +51,8 @@ void add_evaluate(CLI::App& app) {
   add_data_flags(*command, options->data, false);
   command->add_option("--split", options->split, "Trials to score, comma separated, or all")
       ->capture_default_str();
-  command->add_option("--step-ms", options->data.step_ms, "How often a window decoder's windows end")
+  command
+      ->add_option("--step-ms", options->data.step_ms, "How often a window decoder's windows end")
       ->capture_default_str();
   command->add_flag("--reset-each-trial", options->reset_each_trial,
                     "The other protocol: nothing before a trial is known");

@@ -37,7 +37,7 @@ void add_learning_flags(CLI::App& command, train::TrainOptions& o) {
   flag("--weight-decay", o.weight_decay, "Of matrices and embeddings");
   flag("--clip", o.clip, "Largest gradient norm");
   flag("--ema", o.ema, "Decay of the averaged weights, which are evaluated and exported");
-  flag("--unit-dropout", o.unit_dropout, "Chance that a unit is silent in a crop");
+  flag("--unit-dropout", o.unit_dropout, "Largest share of units that a crop silences");
   flag("--thinning", o.thinning, "Largest share of a crop's spikes to drop");
   flag("--warmup-iterations", o.warmup_iterations, "Linear rise of the learning rate");
 }

@@ -20,7 +20,7 @@ work=$(dirname "$out")
 mkdir -p "$work"
 "$cortex" simulate --out "$work/demo-train.nwb" --population $population --seed 1 --minutes 40
 "$cortex_train" train --preset stream-nano --nwb "$work/demo-train.nwb" --out "$out" \
-  --iterations 8000 --unit-dropout 0.1 --resume
+  --iterations 8000 --unit-dropout 0.15 --resume
 
 # Fresh sessions: every trial of them counts, whatever its split.
 for seed in 101 102 103 104 105 106; do

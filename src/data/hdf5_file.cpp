@@ -62,8 +62,12 @@ Kind kind_of(hid_t type) {
       return base && is_one_of(base.get(), {H5T_STD_I8LE, H5T_STD_U8LE}) ? Kind::boolean
                                                                          : Kind::other;
     }
-    case H5T_STRING:
-      return Kind::text;
+    case H5T_STRING: {
+      if (H5Tis_variable_str(type) <= 0) return Kind::text;
+      // The library sizes its buffers by this, whatever it says.
+      const TypeHandle character(H5Tget_super(type));
+      return character && H5Tget_size(character.get()) == 1 ? Kind::text : Kind::other;
+    }
     default:
       return Kind::other;
   }
@@ -188,8 +192,14 @@ Result<File> File::adopt(FileHandle file, const std::string& name) {
                  fmt::format("{}: HDF5 cannot open it: {}", name, last_error()), "path"};
   const PropertyHandle create(H5Fget_create_plist(file.get()));
   hsize_t user_block = 0;
-  if (!create || H5Pget_userblock(create.get(), &user_block) < 0 || user_block != 0)
-    return Error{ErrorCode::unsupported, fmt::format("{}: starts with a user block", name), "path"};
+  std::size_t address_bytes = 0, length_bytes = 0;
+  // The check of the heaps counts on the layout that every 64-bit writer chooses.
+  if (!create || H5Pget_userblock(create.get(), &user_block) < 0 || user_block != 0 ||
+      H5Pget_sizes(create.get(), &address_bytes, &length_bytes) < 0 || address_bytes != 8 ||
+      length_bytes != 8)
+    return Error{ErrorCode::unsupported,
+                 fmt::format("{}: has a user block or addresses of other than 8 bytes", name),
+                 "path"};
   PropertyHandle access(H5Pcreate(H5P_LINK_ACCESS));
   hsize_t bytes = 0;
   if (!access || H5Pset_elink_cb(access.get(), refuse_external, nullptr) < 0 ||
@@ -422,7 +432,7 @@ Result<Array<std::string>> File::texts(const std::string& path) const {
 std::optional<std::string> File::text_of(hid_t attribute) const {
   const TypeHandle type(H5Aget_type(attribute));
   const SpaceHandle space(H5Aget_space(attribute));
-  if (!type || !space || H5Tget_class(type.get()) != H5T_STRING ||
+  if (!type || !space || kind_of(type.get()) != Kind::text ||
       H5Sget_simple_extent_npoints(space.get()) != 1)
     return std::nullopt;
   if (H5Tis_variable_str(type.get()) > 0) {

@@ -30,7 +30,8 @@ Result<Checkpoint> load_checkpoint(const std::string& path, const std::string& f
     return found == file->metadata.end() ? std::string() : found->second;
   };
   if (text("cortex.checkpoint") != "1")
-    return Error{ErrorCode::corrupt_data, fmt::format("{}: not a training checkpoint", path), "run"};
+    return Error{ErrorCode::corrupt_data, fmt::format("{}: not a training checkpoint", path),
+                 "run"};
   if (text("fingerprint") != fingerprint)
     return Error{ErrorCode::invalid_argument,
                  fmt::format("{}: the checkpoint is of a run with other options or data.\n"

@@ -26,8 +26,10 @@ void append_crop(CropBatch& batch, const Timeline& timeline, const Crop& crop, s
   const TimelinePart& part = timeline.parts[crop.part];
   const std::int64_t bins = static_cast<std::int64_t>(timeline.step_ms / timeline.bin_ms + 0.5);
   std::vector<std::uint8_t> silent(timeline.unit_ids.size(), 0);
-  if (augmentation.unit_dropout > 0)
-    for (auto& s : silent) s = random.uniform() < augmentation.unit_dropout;
+  if (augmentation.unit_dropout > 0) {
+    const double rate = augmentation.unit_dropout * random.uniform();
+    for (auto& s : silent) s = random.uniform() < rate;
+  }
   const double lose = augmentation.thinning > 0 ? augmentation.thinning * random.uniform() : 0;
   for (std::int64_t i = 0; i < batch.steps; ++i) {
     const std::int64_t s = crop.start + i;
@@ -56,7 +58,8 @@ void append_crop(CropBatch& batch, const Timeline& timeline, const Crop& crop, s
 }  // namespace
 
 CounterRandom::CounterRandom(std::uint64_t seed, std::uint64_t iteration, std::uint64_t stream)
-    : state_(mix(mix(mix(seed + 0x9e3779b97f4a7c15ULL) ^ iteration) + 0x632be59bd9b4e019ULL * stream)) {}
+    : state_(mix(mix(mix(seed + 0x9e3779b97f4a7c15ULL) ^ iteration) +
+                 0x632be59bd9b4e019ULL * stream)) {}
 
 std::uint64_t CounterRandom::next() { return mix(state_ += 0x9e3779b97f4a7c15ULL); }
 
@@ -102,8 +105,7 @@ std::vector<Crop> CropSampler::draw(std::uint64_t seed, std::uint64_t iteration,
   std::vector<Crop> crops;
   for (std::int64_t i = 0; i < count; ++i) {
     const std::int64_t at = random.below(weight_.back());
-    const auto position =
-        std::upper_bound(weight_.begin(), weight_.end(), at) - weight_.begin();
+    const auto position = std::upper_bound(weight_.begin(), weight_.end(), at) - weight_.begin();
     const auto part = std::upper_bound(first_.begin(), first_.end(), position) - first_.begin() - 1;
     crops.push_back({part, position - first_[part]});
   }

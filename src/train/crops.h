@@ -11,11 +11,11 @@ namespace cortex::train {
 /// Spikes of a batch of equally long crops, host memory, ready for a network.
 struct CropBatch {
   std::int64_t crops = 0;
-  std::int64_t steps = 0;               ///< of each crop
-  std::vector<std::int64_t> indptr;     ///< [crops * steps + 1] into events
-  std::vector<Event> events;            ///< bins count from the crop's start
-  std::vector<float> target;            ///< [crops * steps, dims], physical units, 0 where masked
-  std::vector<std::uint8_t> mask;       ///< [crops * steps] 1 where scored
+  std::int64_t steps = 0;            ///< of each crop
+  std::vector<std::int64_t> indptr;  ///< [crops * steps + 1] into events
+  std::vector<Event> events;         ///< bins count from the crop's start
+  std::vector<float> target;         ///< [crops * steps, dims], physical units, 0 where masked
+  std::vector<std::uint8_t> mask;    ///< [crops * steps] 1 where scored
   std::int64_t scored = 0;
 
   std::int64_t rows() const { return crops * steps; }
@@ -23,8 +23,10 @@ struct CropBatch {
 
 /// How a batch is varied so that a model does not lean on any one unit or spike.
 struct Augmentation {
-  double unit_dropout = 0;  ///< chance that a unit is silent throughout a crop
-  double thinning = 0;      ///< a crop loses each spike with a chance drawn from [0, thinning]
+  /// A crop silences each unit throughout with a chance that it draws from [0, unit_dropout]: one
+  /// fixed chance would make the whole population, which is what is decoded later, a rare sight.
+  double unit_dropout = 0;
+  double thinning = 0;  ///< and loses each spike with a chance drawn from [0, thinning]
 };
 
 /// Where a crop lies: steps [start, start + length) of a part of the timeline.
@@ -33,8 +35,9 @@ struct Crop {
   std::int64_t start = 0;
 };
 
-/// Draws crops at random points of a timeline, weighted by how many scored steps follow the warm-up.
-/// What iteration n draws is a function of (seed, n) alone, so an interrupted run goes on exactly.
+/// Draws crops at random points of a timeline, weighted by how many scored steps follow the
+/// warm-up. What iteration n draws is a function of (seed, n) alone, so an interrupted run goes on
+/// exactly.
 class CropSampler {
  public:
   /// invalid_argument when no crop of this length scores a step.

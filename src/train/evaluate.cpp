@@ -25,12 +25,10 @@ Decoded decode_timeline(const Network& network, const Timeline& timeline,
       while (end > s && !part.mask[end - 1]) --end;
       if (end <= s) break;
       const std::int64_t from = std::max<std::int64_t>(0, s - network.context_steps());
-      CropBatch batch =
-          whole_span(timeline, {static_cast<std::int64_t>(p), from}, end - from);
+      CropBatch batch = whole_span(timeline, {static_cast<std::int64_t>(p), from}, end - from);
       std::fill(batch.mask.begin(), batch.mask.begin() + (s - from), std::uint8_t{0});
       batch.scored = std::count(batch.mask.begin(), batch.mask.end(), std::uint8_t{1});
-      const torch::Tensor y =
-          network.forward(batch).to(torch::kCPU, torch::kFloat32).contiguous();
+      const torch::Tensor y = network.forward(batch).to(torch::kCPU, torch::kFloat32).contiguous();
       const float* decoded = y.data_ptr<float>();
       for (std::int64_t i = s; i < end; ++i) {
         if (!part.mask[i]) continue;

@@ -6,9 +6,9 @@ namespace cortex::train {
 
 /// What a network decodes at the scored steps of a timeline, in physical units.
 struct Decoded {
-  std::vector<float> values;        ///< [steps of all parts, dims]; 0 where not scored
-  std::vector<float> truth;         ///< the same rows
-  std::vector<std::uint8_t> mask;   ///< [steps of all parts]
+  std::vector<float> values;       ///< [steps of all parts, dims]; 0 where not scored
+  std::vector<float> truth;        ///< the same rows
+  std::vector<std::uint8_t> mask;  ///< [steps of all parts]
   R2 score;
 };
 

@@ -58,9 +58,9 @@ T dot(const T* a, const T* b, std::int64_t n) {
 
 /// Gradient of the scores of one step, from the gradient of its output.
 template <class T>
-void backward_step(const Extent& x, const T* values, const T* null_value,
-                   const std::int64_t* token, std::int64_t pairs, const T* weight,
-                   const T* null_weight, const T* dout, T* dscore, T* dnull) {
+void backward_step(const Extent& x, const T* values, const T* null_value, const std::int64_t* token,
+                   std::int64_t pairs, const T* weight, const T* null_weight, const T* dout,
+                   T* dscore, T* dnull) {
   std::vector<T> mean(static_cast<std::size_t>(x.rows));
   for (std::int64_t q = 0; q < x.rows; ++q) {
     dnull[q] = dot(dout + q * x.width, null_value + (q % x.heads) * x.width, x.width);
@@ -165,8 +165,7 @@ struct EventAttention : torch::autograd::Function<EventAttention> {
         (null_weight.view({steps, -1, heads, 1}) * dout.view({steps, -1, heads, x.width}))
             .sum(torch::IntArrayRef({0, 1}))
             .view({x.dim()});
-    return {dscores,  dnull.sum(0), dvalues,  dnull_value,
-            Tensor(), Tensor(),     Tensor(), Tensor()};
+    return {dscores, dnull.sum(0), dvalues, dnull_value, Tensor(), Tensor(), Tensor(), Tensor()};
   }
 };
 
@@ -194,8 +193,11 @@ Tensor event_attention_composed(const Tensor& scores, const Tensor& null_scores,
   Tensor top;
   {
     const torch::NoGradGuard no_grad;
-    top = null_scores.detach().unsqueeze(1).expand({rows, steps}).contiguous().scatter_reduce(
-        1, step, picked.detach(), "amax", true);
+    top = null_scores.detach()
+              .unsqueeze(1)
+              .expand({rows, steps})
+              .contiguous()
+              .scatter_reduce(1, step, picked.detach(), "amax", true);
   }
   const Tensor e = torch::exp(picked - top.gather(1, step));
   const Tensor e_null = torch::exp(null_scores.unsqueeze(1) - top);

@@ -123,8 +123,8 @@ Result<ImportReport> import_pt(const std::string& pt, const std::string& config,
   if (head != "PK\x03\x04")
     return bad_file(ErrorCode::unsupported, pt,
                     "not a zip archive: save it with torch.save of version 1.6 or newer");
-  auto parsed = read_config(config.empty() ? (fs::path(pt).parent_path() / "config.json").string()
-                                           : config);
+  auto parsed =
+      read_config(config.empty() ? (fs::path(pt).parent_path() / "config.json").string() : config);
   if (!parsed) return parsed.error();
   try {
     return convert(pt, *parsed, out);

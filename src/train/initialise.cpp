@@ -48,8 +48,7 @@ std::map<std::string, Tensor> initial_weights(const ModelConfig& config, std::ui
       } else if (scale > 0) {
         // Box-Muller.
         const double radius = std::sqrt(-2 * std::log(1 - random.uniform()));
-        v = static_cast<float>(scale * radius *
-                               std::cos(2 * std::numbers::pi * random.uniform()));
+        v = static_cast<float>(scale * radius * std::cos(2 * std::numbers::pi * random.uniform()));
       }
     }
     out.emplace(spec.name, std::move(t));

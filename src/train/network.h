@@ -14,8 +14,8 @@ namespace cortex::train {
 class Network {
  public:
   virtual ~Network() = default;
-  /// [crops, steps, outputs]. Only the steps that the batch scores are sure to be computed; others may
-  /// be zero.
+  /// [crops, steps, outputs]. Only the steps that the batch scores are sure to be computed; others
+  /// may be zero.
   virtual torch::Tensor forward(const CropBatch& batch) const = 0;
   /// Steps before a step that its output depends on.
   virtual std::int64_t context_steps() const = 0;

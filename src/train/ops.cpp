@@ -85,9 +85,9 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
           const std::int64_t first = k * kRowBlock;
           const std::int64_t n = std::min(first + kRowBlock, rows) - first;
           norm_backward(x.data_ptr<scalar_t>() + first * d, saved[1].data_ptr<scalar_t>(),
-                        saved[2].data_ptr<scalar_t>() + first,
-                        dy.data_ptr<scalar_t>() + first * d, dx.data_ptr<scalar_t>() + first * d,
-                        partial.data_ptr<scalar_t>() + k * d, n, d);
+                        saved[2].data_ptr<scalar_t>() + first, dy.data_ptr<scalar_t>() + first * d,
+                        dx.data_ptr<scalar_t>() + first * d, partial.data_ptr<scalar_t>() + k * d,
+                        n, d);
         }
       });
     });

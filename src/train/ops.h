@@ -32,8 +32,7 @@ torch::Tensor event_attention(const torch::Tensor& scores, const torch::Tensor& 
 /// The same from LibTorch's scatter operations, for devices without the loops above.
 torch::Tensor event_attention_composed(const torch::Tensor& scores,
                                        const torch::Tensor& null_scores,
-                                       const torch::Tensor& values,
-                                       const torch::Tensor& null_value, const EventPairs& pairs,
-                                       std::int64_t heads);
+                                       const torch::Tensor& values, const torch::Tensor& null_value,
+                                       const EventPairs& pairs, std::int64_t heads);
 
 }  // namespace cortex::train

@@ -49,7 +49,8 @@ void ParameterSet::load(const std::map<std::string, Tensor>& tensors) {
   for (auto& [name, slot] : slots_) {
     const auto found = tensors.find(name);
     if (found == tensors.end() || found->second.shape() != slot.shape)
-      throw Exception{{ErrorCode::corrupt_data, "tensor '" + name + "' is missing or misshapen", name}};
+      throw Exception{
+          {ErrorCode::corrupt_data, "tensor '" + name + "' is missing or misshapen", name}};
     slot.leaf.copy_(to_torch(found->second));
   }
 }
@@ -57,8 +58,8 @@ void ParameterSet::load(const std::map<std::string, Tensor>& tensors) {
 std::map<std::string, Tensor> ParameterSet::save(const torch::Tensor& flat) const {
   std::map<std::string, Tensor> out;
   for (const auto& [name, slot] : slots_)
-    out.emplace(name,
-                from_torch(flat.narrow(0, slot.offset, element_count(slot.shape)).view(slot.shape)));
+    out.emplace(
+        name, from_torch(flat.narrow(0, slot.offset, element_count(slot.shape)).view(slot.shape)));
   return out;
 }
 

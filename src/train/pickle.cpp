@@ -116,14 +116,23 @@ class Reader {
 
 void Reader::step(unsigned char op) {
   switch (op) {
-    case 0x80: take(1); return;  // PROTO
-    case '(': return push(make(Kind::mark));
-    case ')': return push(make(Kind::sequence));
-    case ']': return push(make(Kind::sequence));
-    case '}': return push(make(Kind::mapping));
-    case 'N': return push(make(Kind::none));
-    case 0x88: return push(make_integer(1, Kind::boolean));
-    case 0x89: return push(make_integer(0, Kind::boolean));
+    case 0x80:
+      take(1);
+      return;  // PROTO
+    case '(':
+      return push(make(Kind::mark));
+    case ')':
+      return push(make(Kind::sequence));
+    case ']':
+      return push(make(Kind::sequence));
+    case '}':
+      return push(make(Kind::mapping));
+    case 'N':
+      return push(make(Kind::none));
+    case 0x88:
+      return push(make_integer(1, Kind::boolean));
+    case 0x89:
+      return push(make_integer(0, Kind::boolean));
     case 'X': {
       const auto n = number<std::uint32_t>();
       return push(make_text(take(n)));
@@ -132,42 +141,61 @@ void Reader::step(unsigned char op) {
       const std::string module = line();
       return push(make_text(module + " " + line(), Kind::global));
     }
-    case 'q': memo_[number<std::uint8_t>()] = top(); return;
-    case 'r': memo_[number<std::uint32_t>()] = top(); return;
-    case 'h': return push(memo(number<std::uint8_t>()));
-    case 'j': return push(memo(number<std::uint32_t>()));
+    case 'q':
+      memo_[number<std::uint8_t>()] = top();
+      return;
+    case 'r':
+      memo_[number<std::uint32_t>()] = top();
+      return;
+    case 'h':
+      return push(memo(number<std::uint8_t>()));
+    case 'j':
+      return push(memo(number<std::uint32_t>()));
     case 't': {
       auto v = make(Kind::sequence);
       v->items = pop_to_mark();
       return push(v);
     }
-    case 0x85: return push_tuple(1);
-    case 0x86: return push_tuple(2);
-    case 0x87: return push_tuple(3);
+    case 0x85:
+      return push_tuple(1);
+    case 0x86:
+      return push_tuple(2);
+    case 0x87:
+      return push_tuple(3);
     case 's': {
       const Value value = pop();
       const Value key = pop();
       return set_items({key, value});
     }
-    case 'u': return set_items(pop_to_mark());
-    case 'a': return append({pop()});
-    case 'e': return append(pop_to_mark());
-    case 'b': pop(); return;  // BUILD: attributes such as _metadata hold no weights
-    case 'Q': return push(persistent(pop()));
+    case 'u':
+      return set_items(pop_to_mark());
+    case 'a':
+      return append({pop()});
+    case 'e':
+      return append(pop_to_mark());
+    case 'b':
+      pop();
+      return;  // BUILD: attributes such as _metadata hold no weights
+    case 'Q':
+      return push(persistent(pop()));
     case 'R':
     case 0x81: {
       const Value arguments = pop();
       return push(call(pop(), arguments));
     }
-    default: return step_number(op);
+    default:
+      return step_number(op);
   }
 }
 
 void Reader::step_number(unsigned char op) {
   switch (op) {
-    case 'J': return push(make_integer(number<std::int32_t>()));
-    case 'K': return push(make_integer(number<std::uint8_t>()));
-    case 'M': return push(make_integer(number<std::uint16_t>()));
+    case 'J':
+      return push(make_integer(number<std::int32_t>()));
+    case 'K':
+      return push(make_integer(number<std::uint8_t>()));
+    case 'M':
+      return push(make_integer(number<std::uint16_t>()));
     case 0x8a: {  // LONG1, little-endian two's complement
       const std::string digits = take(number<std::uint8_t>());
       if (digits.size() > 8) return push(make(Kind::opaque));
@@ -183,10 +211,11 @@ void Reader::step_number(unsigned char op) {
       return push(v);
     }
     default:
-      throw Exception{{ErrorCode::unsupported,
-                       fmt::format("pickle: opcode 0x{:02x} at byte {} is not what torch.save writes",
-                                   op, at_ - 1),
-                       "pt"}};
+      throw Exception{
+          {ErrorCode::unsupported,
+           fmt::format("pickle: opcode 0x{:02x} at byte {} is not what torch.save writes", op,
+                       at_ - 1),
+           "pt"}};
   }
 }
 

@@ -14,8 +14,20 @@ namespace cortex::train {
 /// A value of a pickle. Anything that is not plain data or a tensor is `opaque`: nothing is ever
 /// imported or called.
 struct PickleValue {
-  enum class Kind { opaque, none, boolean, integer, real, text, sequence, mapping, global, tensor,
-                    storage, mark };
+  enum class Kind {
+    opaque,
+    none,
+    boolean,
+    integer,
+    real,
+    text,
+    sequence,
+    mapping,
+    global,
+    tensor,
+    storage,
+    mark
+  };
   Kind kind = Kind::opaque;
   std::int64_t integer = 0;
   double real = 0;

@@ -29,7 +29,8 @@ Rows collect(const Timeline& timeline, int lags, Which which) {
     for (std::int64_t s = 0; s < part.steps(); ++s) {
       if (!part.mask[s]) continue;
       const bool inner = part.trial[s] % kInnerEvery == 0;
-      if (which == Which::all || inner == (which == Which::inner_score)) rows.emplace_back(&part, s);
+      if (which == Which::all || inner == (which == Which::inner_score))
+        rows.emplace_back(&part, s);
     }
   const auto n = static_cast<std::int64_t>(rows.size());
   Rows out{torch::zeros({n, lags * units + 1}, torch::kFloat64),
@@ -102,9 +103,9 @@ Result<RidgeReport> ridge(const RidgeOptions& options, const std::vector<Recordi
     const Rows inner_fit = collect(*fit, options.lags, Which::inner_fit);
     const Rows inner_score = collect(*fit, options.lags, Which::inner_score);
     const Rows outer = collect(*held, options.lags, Which::all);
-    for (const auto& [rows, what] : {std::pair{&inner_fit, "training"},
-                                     std::pair{&inner_score, "training"},
-                                     std::pair{&outer, "validation"}})
+    for (const auto& [rows, what] :
+         {std::pair{&inner_fit, "training"}, std::pair{&inner_score, "training"},
+          std::pair{&outer, "validation"}})
       if (rows->x.size(0) < 2)
         return Error{ErrorCode::invalid_argument,
                      fmt::format("too few {} trials can be scored", what), "nwb"};
@@ -127,8 +128,7 @@ Result<RidgeReport> ridge(const RidgeOptions& options, const std::vector<Recordi
     report.r2 = result.mean;
     report.r2_per_dim = result.per_dim;
     report.steps = result.rows;
-    report.weights.assign(weights.data_ptr<double>(),
-                          weights.data_ptr<double>() + weights.numel());
+    report.weights.assign(weights.data_ptr<double>(), weights.data_ptr<double>() + weights.numel());
     return report;
   } catch (const c10::Error& e) {
     return Error{ErrorCode::internal, std::string("LibTorch: ") + e.what_without_backtrace(), ""};

@@ -17,7 +17,7 @@ struct RidgeReport {
   double r2 = 0;
   std::vector<double> r2_per_dim;
   std::int64_t steps = 0;
-  double alpha = 0;     ///< chosen on every fifth training trial, then refitted on all
+  double alpha = 0;  ///< chosen on every fifth training trial, then refitted on all
   double inner_r2 = 0;
   std::vector<double> weights;  ///< [lags * units + 1, dims], the intercept last
 };

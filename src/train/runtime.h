@@ -11,7 +11,8 @@ namespace cortex::train {
 Result<torch::Device> pick_device(const std::string& name);
 
 /// Threads of LibTorch's pool (0: all cores), and an allocator that keeps freed pages: activations
-/// of the same sizes come back every iteration, and faulting them in again costs more than using them.
+/// of the same sizes come back every iteration, and faulting them in again costs more than using
+/// them.
 void prepare_process(int threads);
 
 }  // namespace cortex::train

@@ -95,8 +95,8 @@ Result<EvaluateReport> evaluate(const EvaluateOptions& options,
     ParameterSet params(tensor_specs(c), *device);
     params.load(scored->model.tensors);
     const auto network = make_network(c, params, scored->data.step_ms);
-    const Timeline timeline = options.reset_each_trial ? cut_at_trials(scored->timeline)
-                                                       : std::move(scored->timeline);
+    const Timeline timeline =
+        options.reset_each_trial ? cut_at_trials(scored->timeline) : std::move(scored->timeline);
     const Decoded decoded =
         decode_timeline(*network, timeline, constant(scored->model, "output.mean", 0),
                         constant(scored->model, "output.std", 1));
@@ -119,10 +119,10 @@ Result<std::string> reference_outputs(const EvaluateOptions& options, std::int64
     if (!scored) return scored.error();
     const Timeline& timeline = scored->timeline;
     if (steps < 1 || steps > timeline.parts.front().steps())
-      return Error{ErrorCode::invalid_argument,
-                   fmt::format("--steps is {}, the recording has {}", steps,
-                               timeline.parts.front().steps()),
-                   "steps"};
+      return Error{
+          ErrorCode::invalid_argument,
+          fmt::format("--steps is {}, the recording has {}", steps, timeline.parts.front().steps()),
+          "steps"};
     prepare_process(options.threads);
     const torch::NoGradGuard no_grad;
     const ModelConfig& c = scored->model.config;
@@ -146,8 +146,7 @@ Result<std::string> reference_outputs(const EvaluateOptions& options, std::int64
         w.begin_array().value(event.unit).value(event.bin).value(event.value).end_array();
       }
       w.end_array().key("behavior").begin_array();
-      for (int o = 0; o < c.outputs(); ++o)
-        w.value(y[s][o].item<double>() * std[o] + mean[o]);
+      for (int o = 0; o < c.outputs(); ++o) w.value(y[s][o].item<double>() * std[o] + mean[o]);
       w.end_array().end_object();
     }
     return w.end_array().end_object().text();

@@ -66,8 +66,8 @@ Tensor rms_plain(const Tensor& x, const Tensor& gain) {
 
 Tensor turn(const Tensor& x, const Tensor& cosines, const Tensor& sines) {
   const auto halves = x.chunk(2, -1);
-  return torch::cat({halves[0] * cosines - halves[1] * sines,
-                     halves[1] * cosines + halves[0] * sines}, -1);
+  return torch::cat(
+      {halves[0] * cosines - halves[1] * sines, halves[1] * cosines + halves[0] * sines}, -1);
 }
 
 }  // namespace
@@ -118,9 +118,9 @@ Tensor StreamNet::embed(const CropBatch& batch) const {
   const Tensor keys = kv.narrow(1, 0, c.dim).view({-1, c.heads, c.head_dim});
   const Tensor values = kv.narrow(1, c.dim, c.dim);
 
-  const Tensor q = torch::linear(rms_norm(latents, params_.at("cross.norm_q")),
-                                 params_.at("cross.q")) *
-                   (1.0 / std::sqrt(static_cast<double>(c.head_dim)));
+  const Tensor q =
+      torch::linear(rms_norm(latents, params_.at("cross.norm_q")), params_.at("cross.q")) *
+      (1.0 / std::sqrt(static_cast<double>(c.head_dim)));
   const Tensor q_heads = q.view({r, c.heads, c.head_dim});
   const Tensor null_scores =
       (q_heads * params_.at("cross.null_k").view({1, c.heads, c.head_dim})).sum(-1).view({-1});
@@ -131,10 +131,10 @@ Tensor StreamNet::embed(const CropBatch& batch) const {
   const Rotary rotary(c.head_dim, c.cross_period_min_ms, c.cross_period_max_ms);
   const Phases ph = phases(rotary, offsets, latents);
   // R(t_s) q . R(t_e) k = R(t_s - t_e) q . k: only the offset matters.
-  const Tensor turned = rotate(q_heads.view({1, 1, r * c.heads, c.head_dim})
-                                   .expand({1, n, r * c.heads, c.head_dim}),
-                               ph.cosines, ph.sines)
-                            .view({n, r, c.heads, c.head_dim});
+  const Tensor turned =
+      rotate(q_heads.view({1, 1, r * c.heads, c.head_dim}).expand({1, n, r * c.heads, c.head_dim}),
+             ph.cosines, ph.sines)
+          .view({n, r, c.heads, c.head_dim});
   // [heads, tokens, head_dim] x [heads, head_dim, offsets * R]
   const Tensor table = torch::matmul(
       keys.permute({1, 0, 2}), turned.permute({2, 3, 0, 1}).reshape({c.heads, c.head_dim, n * r}));
@@ -144,14 +144,13 @@ Tensor StreamNet::embed(const CropBatch& batch) const {
 
   const PairLists lists = make_pairs(c, batch);
   const EventPairs pairs{torch::tensor(lists.indptr, torch::kInt64),
-                         upload(lists.step, latents.device()),
-                         upload(lists.slot, latents.device()),
+                         upload(lists.step, latents.device()), upload(lists.slot, latents.device()),
                          upload(lists.token, latents.device())};
-  const Tensor seen = event_attention(scores, null_scores, values, params_.at("cross.null_v"),
-                                      pairs, c.heads);
-  const Tensor additive = torch::matmul(count_matrix(batch, units, latents),
-                                        params_.at("tokenizer.additive"))
-                              .view({batch.rows(), r, c.dim});
+  const Tensor seen =
+      event_attention(scores, null_scores, values, params_.at("cross.null_v"), pairs, c.heads);
+  const Tensor additive =
+      torch::matmul(count_matrix(batch, units, latents), params_.at("tokenizer.additive"))
+          .view({batch.rows(), r, c.dim});
   return latents.unsqueeze(0) + additive + torch::linear(seen, params_.at("cross.out"));
 }
 
@@ -213,11 +212,11 @@ Tensor StreamNet::forward(const CropBatch& batch) const {
   for (int i = 0; i < c.layers; ++i) {
     const std::string block = fmt::format("blocks.{}.", i);
     const std::int64_t queries = i + 1 == c.layers ? needed : rows;
-    const Tensor qkv = torch::linear(rms_norm(z, params_.at(block + "norm_attn")),
-                                     params_.at(block + "qkv"));
-    const Tensor qk = rotate(qkv.narrow(-1, 0, 2 * c.dim)
-                                 .view({batch.crops, rows, 2 * c.heads, c.head_dim}),
-                             ph.cosines, ph.sines);
+    const Tensor qkv =
+        torch::linear(rms_norm(z, params_.at(block + "norm_attn")), params_.at(block + "qkv"));
+    const Tensor qk =
+        rotate(qkv.narrow(-1, 0, 2 * c.dim).view({batch.crops, rows, 2 * c.heads, c.head_dim}),
+               ph.cosines, ph.sines);
     const auto heads = [](const Tensor& x) { return x.permute({0, 2, 1, 3}).contiguous(); };
     const Tensor v =
         qkv.narrow(-1, 2 * c.dim, c.dim).view({batch.crops, rows, c.heads, c.head_dim});
@@ -227,8 +226,8 @@ Tensor StreamNet::forward(const CropBatch& batch) const {
             .permute({0, 2, 1, 3})
             .reshape({batch.crops, queries, c.dim});
     z = z.narrow(1, rows - queries, queries) + torch::linear(seen, params_.at(block + "out"));
-    const Tensor hidden = torch::gelu(torch::linear(rms_norm(z, params_.at(block + "norm_mlp")),
-                                                    params_.at(block + "up")));
+    const Tensor hidden = torch::gelu(
+        torch::linear(rms_norm(z, params_.at(block + "norm_mlp")), params_.at(block + "up")));
     z = z + torch::linear(hidden, params_.at(block + "down"));
   }
   const Tensor last = rms_norm(z, params_.at("final_norm"))
@@ -264,10 +263,10 @@ Tensor plain_stream_forward(const ModelConfig& c, const ParameterSet& params,
     const std::int64_t from = std::max<std::int64_t>(0, s - c.receptive_steps + 1);
     for (std::int64_t e = batch.indptr[from]; e < batch.indptr[s + 1]; ++e) {
       const Event& event = batch.events[e];
-      const Tensor token = rms_plain(
-          p("tokenizer.unit_emb")[event.unit] +
-              p("tokenizer.value_emb")[std::min(event.value, c.value_buckets - 1)],
-          p("cross.norm_kv"));
+      const Tensor token =
+          rms_plain(p("tokenizer.unit_emb")[event.unit] +
+                        p("tokenizer.value_emb")[std::min(event.value, c.value_buckets - 1)],
+                    p("cross.norm_kv"));
       const Tensor kv = torch::mv(p("cross.kv"), token);
       const double t = origin_ms + (static_cast<double>(event.bin) + 0.5) * c.bin_ms;
       const Phases at_event = phases(cross, {t}, latents);
@@ -296,7 +295,8 @@ Tensor plain_stream_forward(const ModelConfig& c, const ParameterSet& params,
       const std::int64_t from = std::max<std::int64_t>(0, s - c.window_steps + 1);
       const Tensor k_in = keys.narrow(0, from, s + 1 - from).reshape({-1, c.heads, c.head_dim});
       const Tensor v_in = v.narrow(0, from, s + 1 - from).reshape({-1, c.heads, c.head_dim});
-      const Tensor w = torch::softmax(torch::einsum("rhd,khd->rhk", {queries[s], k_in}) * scale, -1);
+      const Tensor w =
+          torch::softmax(torch::einsum("rhd,khd->rhk", {queries[s], k_in}) * scale, -1);
       seen.push_back(torch::einsum("rhk,khd->rhd", {w, v_in}).reshape({c.latents, c.dim}));
     }
     z = z + torch::matmul(torch::stack(seen), p(b + "out").t());

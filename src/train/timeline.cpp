@@ -57,7 +57,8 @@ std::vector<std::uint8_t> blanked_steps(const Recording& recording, const Steppe
         std::floor((trial.span.start_s - stepped.origin_s) / step_s + slack));
     const auto last = static_cast<std::int64_t>(
         std::ceil((trial.span.stop_s - stepped.origin_s) / step_s - slack));
-    for (std::int64_t s = std::max<std::int64_t>(0, first); s < std::min(last, stepped.steps()); ++s)
+    for (std::int64_t s = std::max<std::int64_t>(0, first); s < std::min(last, stepped.steps());
+         ++s)
       blank[s] = 1;
   }
   return blank;
@@ -105,9 +106,8 @@ std::vector<float> Timeline::target_mean() const {
 }
 
 std::vector<float> Timeline::target_std() const {
-  return over_targets(*this, [](double, double variance) {
-    return variance > 1e-12 ? std::sqrt(variance) : 1.0;
-  });
+  return over_targets(
+      *this, [](double, double variance) { return variance > 1e-12 ? std::sqrt(variance) : 1.0; });
 }
 
 Result<TimelinePart> make_part(const Recording& recording, const SteppedRecording& stepped,
@@ -184,7 +184,8 @@ Result<Timeline> make_timeline(const std::vector<Recording>& recordings, const S
       timeline.dims = stepped->dims;
       timeline.bin_ms = stepped->bin_ms;
       timeline.step_ms = stepped->step_ms;
-      // Later recordings must hold the same units; they are matched by id, in the first one's order.
+      // Later recordings must hold the same units; they are matched by id, in the first one's
+      // order.
       step.unit_ids = stepped->unit_ids;
     } else if (stepped->dims != timeline.dims || stepped->output_unit != timeline.output_unit) {
       return Error{ErrorCode::invalid_argument,

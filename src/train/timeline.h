@@ -17,10 +17,10 @@ struct TimelinePart {
   std::string session;
   std::vector<std::int64_t> indptr;  ///< [steps + 1] into events
   std::vector<Event> events;
-  std::vector<float> target;         ///< [steps, dims], physical units
-  std::vector<std::uint8_t> mask;    ///< [steps] 1 where loss or score counts
+  std::vector<float> target;       ///< [steps, dims], physical units
+  std::vector<std::uint8_t> mask;  ///< [steps] 1 where loss or score counts
   std::vector<std::uint8_t> observed;
-  std::vector<std::int32_t> trial;   ///< [steps] index of the step's trial, -1 outside
+  std::vector<std::int32_t> trial;  ///< [steps] index of the step's trial, -1 outside
   std::int64_t steps() const { return static_cast<std::int64_t>(indptr.size()) - 1; }
 };
 
@@ -56,8 +56,7 @@ Result<TimelinePart> make_part(const Recording& recording, const SteppedRecordin
 Timeline cut_at_trials(const Timeline& timeline);
 
 /// invalid_argument when parts differ in units, outputs or steps.
-Result<Timeline> make_timeline(const std::vector<Recording>& recordings,
-                               const StepOptions& options, const std::string& splits,
-                               OtherTrials others);
+Result<Timeline> make_timeline(const std::vector<Recording>& recordings, const StepOptions& options,
+                               const std::string& splits, OtherTrials others);
 
 }  // namespace cortex::train

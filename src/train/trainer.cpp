@@ -75,7 +75,9 @@ class Run {
   }
 
  private:
-  std::string in_run(const char* name) const { return (fs::path(options_.run_dir) / name).string(); }
+  std::string in_run(const char* name) const {
+    return (fs::path(options_.run_dir) / name).string();
+  }
   double elapsed() const { return before_s_ + Seconds(SteadyClock::now() - started_).count(); }
   double fraction() const {
     if (options_.minutes > 0) return elapsed() / (60 * options_.minutes);
@@ -113,9 +115,8 @@ class Run {
     for (auto& [name, vector] : vectors()) {
       const auto found = saved->vectors.find(name);
       if (found == saved->vectors.end() || found->second.sizes() != vector.sizes())
-        return Error{ErrorCode::corrupt_data, fmt::format("{}: '{}' is missing or misshapen", path,
-                                                          name),
-                     "run"};
+        return Error{ErrorCode::corrupt_data,
+                     fmt::format("{}: '{}' is missing or misshapen", path, name), "run"};
       vector.copy_(found->second);
     }
     if (const auto best = saved->vectors.find("best"); best != saved->vectors.end())
@@ -159,8 +160,7 @@ class Run {
     const torch::Tensor target =
         torch::tensor(batch.target).view({batch.crops, batch.steps, dims}).to(device);
     std::vector<float> weight(batch.mask.begin(), batch.mask.end());
-    const torch::Tensor mask =
-        torch::tensor(weight).view({batch.crops, batch.steps, 1}).to(device);
+    const torch::Tensor mask = torch::tensor(weight).view({batch.crops, batch.steps, 1}).to(device);
     const torch::Tensor miss = (network_->forward(batch) - (target - mean_t_) / std_t_) * mask;
     const torch::Tensor loss =
         miss.pow(2).sum() / static_cast<double>(std::max<std::int64_t>(1, batch.scored) * dims);
@@ -244,11 +244,12 @@ class Run {
                             ? 60 * options_.minutes - now
                             : here / std::max<double>(1, static_cast<double>(done_here_)) *
                                   static_cast<double>(options_.iterations - iteration_);
-    fmt::print(stderr, "iteration {} ({:.0f} %)  loss {:.4f} ({:.4f})  {}  {:.1f} ms  {:.0f} s left\n",
-               iteration_, 100 * std::min(1.0, f), loss, smooth_loss_,
-               best_iteration_ < 0 ? std::string("not scored yet")
-                                   : fmt::format("r2 {:.4f} best {:.4f}", last_score_.mean, best_r2_),
-               1000 * iterating_s_ / static_cast<double>(done_here_), std::max(0.0, left));
+    fmt::print(
+        stderr, "iteration {} ({:.0f} %)  loss {:.4f} ({:.4f})  {}  {:.1f} ms  {:.0f} s left\n",
+        iteration_, 100 * std::min(1.0, f), loss, smooth_loss_,
+        best_iteration_ < 0 ? std::string("not scored yet")
+                            : fmt::format("r2 {:.4f} best {:.4f}", last_score_.mean, best_r2_),
+        1000 * iterating_s_ / static_cast<double>(done_here_), std::max(0.0, left));
   }
 
   Result<TrainReport> finish() {
@@ -321,8 +322,7 @@ Result<TrainReport> train(const TrainOptions& options, const std::vector<Recordi
   try {
     if (const auto ok = check_options(options); !ok) return ok.error();
     const StepOptions step = step_options(options.data);
-    auto training =
-        make_timeline(recordings, step, options.data.train_split, OtherTrials::blank);
+    auto training = make_timeline(recordings, step, options.data.train_split, OtherTrials::blank);
     if (!training) return training.error();
     auto config = make_config(options, *training);
     if (!config) return config.error();
@@ -344,8 +344,7 @@ Result<TrainReport> train(const TrainOptions& options, const std::vector<Recordi
       validation = *std::move(made);
     }
     const ParameterSet probe(tensor_specs(*config), torch::kCPU);
-    const std::int64_t warmup =
-        make_network(*config, probe, options.data.step_ms)->warmup_steps();
+    const std::int64_t warmup = make_network(*config, probe, options.data.step_ms)->warmup_steps();
     auto sampler = CropSampler::create(*training, resolved.crop_steps, warmup);
     if (!sampler) return sampler.error();
     Run run(resolved, *config, *training, validation ? &*validation : nullptr, *std::move(sampler),

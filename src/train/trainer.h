@@ -20,14 +20,14 @@ namespace cortex::train {
 
 /// Where spikes and targets come from and how they are cut.
 struct DataOptions {
-  std::vector<std::string> nwb;      ///< recordings with the same units
+  std::vector<std::string> nwb;  ///< recordings with the same units
   double bin_ms = 20;
   double step_ms = 20;
   std::optional<double> target_offset_ms;  ///< default: the step's centre
   std::string target = "hand_vel";
-  std::string units = "all";         ///< or "held-in"
+  std::string units = "all";  ///< or "held-in"
   std::string train_split = "train";
-  std::string val_split = "val";     ///< empty: nothing is evaluated
+  std::string val_split = "val";  ///< empty: nothing is evaluated
 };
 
 /// Departures from a preset.
@@ -53,7 +53,7 @@ struct TrainOptions {
   double weight_decay = 0.3;
   double clip = 1.0;
   double ema = 0.999;
-  double unit_dropout = 0.3;
+  double unit_dropout = 0.6;
   double thinning = 0.1;
   std::int64_t warmup_iterations = 100;
   std::int64_t eval_every = 250;
@@ -75,8 +75,8 @@ struct TrainReport {
   std::int64_t iterations = 0;
   std::int64_t best_iteration = 0;
   std::int64_t parameters = 0;
-  double seconds = 0;              ///< of this process
-  double ms_per_iteration = 0;     ///< without evaluations
+  double seconds = 0;           ///< of this process
+  double ms_per_iteration = 0;  ///< without evaluations
   std::string device;
 };
 
@@ -91,7 +91,7 @@ Result<std::vector<Recording>> load_recordings(const DataOptions& data);
 
 struct EvaluateOptions {
   std::string model;
-  DataOptions data;         ///< bins, steps and target offset come from the model where it has them
+  DataOptions data;  ///< bins, steps and target offset come from the model where it has them
   std::string split = "val";
   bool reset_each_trial = false;  ///< the other protocol, as a separate row
   int threads = 0;

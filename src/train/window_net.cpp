@@ -90,10 +90,9 @@ Tensor WindowNet::decode(const Windows& windows) const {
   const auto join = [&](const Tensor& x) {
     return x.permute({0, 2, 1, 3}).reshape({n, -1, c.dim});
   };
-  const Tensor tokens =
-      torch::embedding(weight("tokenizer.neuron_emb"), windows.unit) +
-      torch::embedding(weight("tokenizer.time_emb"), windows.bin) +
-      torch::embedding(weight("tokenizer.value_emb"), windows.value);
+  const Tensor tokens = torch::embedding(weight("tokenizer.neuron_emb"), windows.unit) +
+                        torch::embedding(weight("tokenizer.time_emb"), windows.bin) +
+                        torch::embedding(weight("tokenizer.value_emb"), windows.value);
 
   const std::string cross = "encoder.cross_attn.";
   const Tensor& latents = params_.at("encoder.latents");
@@ -101,13 +100,13 @@ Tensor WindowNet::decode(const Windows& windows) const {
   const Tensor kv = torch::linear(norm(tokens, cross + "norm_kv"), weight(cross + "kv_proj"));
   Tensor banned = windows.absent.view({n, 1, 1, -1});
   if (c.receptive_ms > 0) {
-    const Tensor nominal = torch::arange(c.latents, torch::TensorOptions()
-                                                        .dtype(torch::kFloat64)
-                                                        .device(params_.device())) *
-                           (static_cast<double>(window_bins_) / c.latents);
-    const Tensor far = (windows.bin.to(torch::kFloat64).view({n, 1, 1, -1}) -
-                        nominal.view({1, 1, -1, 1}))
-                           .abs() > c.receptive_ms / c.bin_ms;
+    const Tensor nominal =
+        torch::arange(c.latents,
+                      torch::TensorOptions().dtype(torch::kFloat64).device(params_.device())) *
+        (static_cast<double>(window_bins_) / c.latents);
+    const Tensor far =
+        (windows.bin.to(torch::kFloat64).view({n, 1, 1, -1}) - nominal.view({1, 1, -1, 1})).abs() >
+        c.receptive_ms / c.bin_ms;
     banned = torch::logical_or(banned, far);
   }
   const Tensor seen = attention(heads(q.unsqueeze(0)), heads(kv.narrow(-1, 0, c.dim)),

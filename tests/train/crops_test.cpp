@@ -22,8 +22,8 @@ Timeline training() {
 
 TEST(Crops, NeverScoreWarmupUnobservedOrOtherTrials) {
   const Recording recording = testing::synthetic_recording(5, 16, 1);
-  const Timeline timeline = *make_timeline({recording}, step_options({}), "train",
-                                           OtherTrials::blank);
+  const Timeline timeline =
+      *make_timeline({recording}, step_options({}), "train", OtherTrials::blank);
   const SteppedRecording stepped = *step_recording(recording, step_options({}));
   const CropSampler sampler = *CropSampler::create(timeline, kLength, kWarmup);
   std::int64_t scored = 0;
@@ -57,10 +57,10 @@ TEST(Crops, SpikesOfOtherTrialsAreNeverSeen) {
   for (std::int64_t s = 0; s < part.steps(); ++s) {
     const std::int64_t n = part.indptr[s + 1] - part.indptr[s];
     const auto there = static_cast<std::int64_t>(stepped.step_events(s).size());
-    const bool other =
-        stepped.trial[s] >= 0 && recording.trials[stepped.trial[s]].split != "train";
-    if (other) ASSERT_EQ(n, 0) << "step " << s;
-    if (stepped.trial[s] >= 0 && !other) ASSERT_EQ(n, there);
+    const bool other = stepped.trial[s] >= 0 && recording.trials[stepped.trial[s]].split != "train";
+    if (stepped.trial[s] >= 0) {
+      ASSERT_EQ(n, other ? 0 : there) << "step " << s;
+    }
     kept += n;
   }
   EXPECT_GT(kept, 0);
@@ -91,7 +91,7 @@ TEST(Crops, DropoutSilencesWholeUnitsAndThinningSpikes) {
     return n;
   };
   const double all = count({});
-  EXPECT_NEAR(count({0.4, 0}) / all, 0.6, 0.1);
+  EXPECT_NEAR(count({0.4, 0}) / all, 0.8, 0.1);
   EXPECT_NEAR(count({0, 0.4}) / all, 0.8, 0.1);
 }
 

@@ -44,8 +44,7 @@ void expect_parity(const Recording& recording, const TrainOptions& options, std:
   for (std::int64_t s = 0; s < steps; ++s) {
     const std::span<const Event> events(batch.events.data() + batch.indptr[s],
                                         batch.events.data() + batch.indptr[s + 1]);
-    const auto answer =
-        (*engine)->step({.session = session->id, .sequence = s, .events = events});
+    const auto answer = (*engine)->step({.session = session->id, .sequence = s, .events = events});
     ASSERT_TRUE(answer) << answer.error().message;
     for (int o = 0; o < config->outputs(); ++o) {
       const double expected = oracle[s][o].item<double>() * 100 + mean[o];

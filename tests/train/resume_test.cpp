@@ -45,12 +45,36 @@ TEST(Resume, ARunKilledAgainAndAgainEndsWithTheSameBits) {
   const auto written = write_nwb(nwb, testing::synthetic_recording(8, 24, 4));
   ASSERT_TRUE(written) << written.error().message;
   const auto command = [&](const std::string& name) {
-    return std::vector<std::string>{
-        CORTEX_TRAIN_EXE, "train",  "--nwb",     nwb,   "--out",        dir.file(name),
-        "--dim",          "32",     "--heads",   "2",   "--layers",     "2",
-        "--window-steps", "8",      "--batch",   "4",   "--crop-steps", "24",
-        "--iterations",   "400",    "--threads", "1",   "--device",     "cpu",
-        "--eval-every",   "40",     "--quiet",   "--resume", "--checkpoint-every", "5"};
+    return std::vector<std::string>{CORTEX_TRAIN_EXE,
+                                    "train",
+                                    "--nwb",
+                                    nwb,
+                                    "--out",
+                                    dir.file(name),
+                                    "--dim",
+                                    "32",
+                                    "--heads",
+                                    "2",
+                                    "--layers",
+                                    "2",
+                                    "--window-steps",
+                                    "8",
+                                    "--batch",
+                                    "4",
+                                    "--crop-steps",
+                                    "24",
+                                    "--iterations",
+                                    "400",
+                                    "--threads",
+                                    "1",
+                                    "--device",
+                                    "cpu",
+                                    "--eval-every",
+                                    "40",
+                                    "--quiet",
+                                    "--resume",
+                                    "--checkpoint-every",
+                                    "5"};
   };
   ASSERT_EQ(wait_for(start(command("whole"))), 0);
 

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "data/steps.h"
 #include "train/synthetic.h"
 
 namespace cortex::train {

@@ -23,14 +23,15 @@ Recording synthetic_recording(int units, int trials, std::uint64_t seed) {
   };
   for (int u = 0; u < units; ++u) {
     Unit unit;
-    unit.id = "u" + std::to_string(u);
+    unit.id = std::to_string(100 + u);
     unit.held_out = u % 4 == 3;
     CounterRandom random(seed, 0, static_cast<std::uint64_t>(u));
     for (int i = 0; i < trials; ++i) {
       const double start = 1 + i * kPeriod;
       unit.observed.push_back({start, start + kTrial});
       for (double t = start; t < start + kTrial; t += 0.001) {
-        const double drive = 30 + 0.25 * (std::cos(u) * velocity(t, 0) + std::sin(u) * velocity(t, 1));
+        const double drive =
+            30 + 0.25 * (std::cos(u) * velocity(t, 0) + std::sin(u) * velocity(t, 1));
         if (random.uniform() < 0.001 * std::max(1.0, drive)) unit.spike_times_s.push_back(t + 1e-4);
       }
     }
