@@ -48,16 +48,15 @@ void print_for_a_person(const ModelFile& model, const std::string& path) {
   line("outputs", outputs);
   if (c.kind == ModelKind::window) {
     line("latents", std::to_string(c.latents) + " a window");
-    line("window", "up to " + std::to_string(c.max_bins) + " bins of " + number(c.bin_ms) + " ms, " +
-                       std::to_string(c.max_neurons) + " neurons");
+    line("window", "up to " + std::to_string(c.max_bins) + " bins of " + number(c.bin_ms) +
+                       " ms, " + std::to_string(c.max_neurons) + " neurons");
     line("receptive", c.receptive_ms > 0 ? "+-" + number(c.receptive_ms) + " ms" : "dense");
   } else {
     line("latents", std::to_string(c.latents) + " a step");
     line("step", number(c.step_ms) + " ms of " + std::to_string(c.bins_per_step()) + " bins of " +
                      number(c.bin_ms) + " ms");
-    line("sees", std::to_string(c.window_steps) + " steps (" +
-                     number(c.window_steps * c.step_ms) + " ms), events of the last " +
-                     std::to_string(c.receptive_steps));
+    line("sees", std::to_string(c.window_steps) + " steps (" + number(c.window_steps * c.step_ms) +
+                     " ms), events of the last " + std::to_string(c.receptive_steps));
     line("answer", "for " + number(c.target_offset_ms) + " ms from the end of its step");
     std::string units = std::to_string(c.units.size()) + ":";
     for (std::size_t u = 0; u < c.units.size() && u < kListedUnits; ++u)

@@ -1,4 +1,4 @@
-set(_train_sources train_main.cpp train_flags.cpp train_cmd_train.cpp train_cmd_score.cpp
+set(_train_sources train_main.cpp run_program.cpp train_flags.cpp train_cmd_train.cpp train_cmd_score.cpp
                    train_cmd_import.cpp)
 list(TRANSFORM _train_sources PREPEND "${CMAKE_CURRENT_LIST_DIR}/")
 add_executable(cortex-train ${_train_sources})

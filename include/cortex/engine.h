@@ -31,22 +31,22 @@ struct OutputInfo {
 struct ModelInfo {
   std::string path;
   std::string digest;
-  std::string kind;       ///< "stream" or "window"
+  std::string kind;  ///< "stream" or "window"
   std::string preset;
   std::string precision;  ///< "fp32"
   std::int64_t parameters = 0;
   std::vector<OutputInfo> outputs;
   std::vector<std::string> unit_ids;  ///< stream: what Event::unit indexes by default
   double bin_ms = 0;
-  double step_ms = 0;                 ///< stream
-  int bins_per_step = 0;              ///< stream
-  int window_steps = 0;               ///< stream
-  int context_steps = 0;              ///< stream: no answer depends on more than this many steps
-  int max_bins = 0;                   ///< window
-  int max_neurons = 0;                ///< window
-  int max_events = 0;                 ///< most events a step (stream) or window may hold
-  double target_offset_ms = 0;        ///< stream: time of the answer minus the end of its step
-  std::string training_json;          ///< free-form JSON object, may be empty
+  double step_ms = 0;           ///< stream
+  int bins_per_step = 0;        ///< stream
+  int window_steps = 0;         ///< stream
+  int context_steps = 0;        ///< stream: no answer depends on more than this many steps
+  int max_bins = 0;             ///< window
+  int max_neurons = 0;          ///< window
+  int max_events = 0;           ///< most events a step (stream) or window may hold
+  double target_offset_ms = 0;  ///< stream: time of the answer minus the end of its step
+  std::string training_json;    ///< free-form JSON object, may be empty
 };
 
 using SessionId = std::uint64_t;
@@ -94,7 +94,7 @@ struct StepAnswer {
   std::int64_t submitted_ns = 0;    ///< CLOCK_MONOTONIC, when submit() took the request
   std::int64_t started_ns = 0;      ///< when the compute thread took it
   std::int64_t finished_ns = 0;
-  const Error* error = nullptr;     ///< the session was lost; the other fields say nothing
+  const Error* error = nullptr;  ///< the session was lost; the other fields say nothing
 };
 
 /// Called once for every step that submit() accepted, on the compute thread: copy and return.
@@ -164,10 +164,10 @@ struct EngineOptions {
   std::string model_path = {};
   int max_sessions = 16;
   int max_batch = 16;
-  int max_queued_steps = 4;       ///< a session's steps waiting or in flight
+  int max_queued_steps = 4;  ///< a session's steps waiting or in flight
   int max_queued_windows = 256;
   int max_window_events = 16384;
-  double idle_timeout_s = 300;    ///< a session without steps for this long may be expired
+  double idle_timeout_s = 300;  ///< a session without steps for this long may be expired
 };
 
 class Engine {

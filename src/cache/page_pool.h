@@ -34,12 +34,8 @@ struct PageLayout {
   int window_steps = 0;
   int page_steps = 0;
 
-  std::int32_t pages_per_session() const {
-    return (window_steps + page_steps - 1) / page_steps;
-  }
-  std::int64_t page_floats() const {
-    return std::int64_t{2} * layers * page_steps * latents * dim;
-  }
+  std::int32_t pages_per_session() const { return (window_steps + page_steps - 1) / page_steps; }
+  std::int64_t page_floats() const { return std::int64_t{2} * layers * page_steps * latents * dim; }
 };
 
 }  // namespace cortex

@@ -37,8 +37,7 @@ int StreamState::recent_steps() const {
 }
 
 std::span<const Event> StreamState::recent(int i) const {
-  const auto row =
-      static_cast<std::size_t>((step_ - recent_steps() + 1 + i) % receptive_steps_);
+  const auto row = static_cast<std::size_t>((step_ - recent_steps() + 1 + i) % receptive_steps_);
   return {events_.data() + row * max_events_, counts_[row]};
 }
 

@@ -39,7 +39,7 @@ class StreamState {
   std::int64_t first_step_;
   std::int64_t step_;
   std::size_t max_events_;
-  std::vector<Event> events_;     // [receptive_steps, max_events], step s in row s mod C
+  std::vector<Event> events_;  // [receptive_steps, max_events], step s in row s mod C
   std::vector<std::size_t> counts_;
 };
 

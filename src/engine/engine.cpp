@@ -12,11 +12,17 @@ class Waiter final : public StepSink, public WindowSink {
  public:
   void on_step(const StepAnswer& a) noexcept override {
     settle(a.error, {{a.behavior.begin(), a.behavior.end()},
-                     a.status, a.submitted_ns, a.started_ns, a.finished_ns});
+                     a.status,
+                     a.submitted_ns,
+                     a.started_ns,
+                     a.finished_ns});
   }
   void on_window(const WindowAnswer& a) noexcept override {
     settle(a.error, {{a.behavior.begin(), a.behavior.end()},
-                     StepStatus::fresh, a.submitted_ns, a.started_ns, a.finished_ns});
+                     StepStatus::fresh,
+                     a.submitted_ns,
+                     a.started_ns,
+                     a.finished_ns});
   }
   Result<OwnedAnswer> wait() {
     std::unique_lock lock(mutex_);
@@ -43,9 +49,12 @@ class Waiter final : public StepSink, public WindowSink {
 
 const char* to_string(StepStatus status) {
   switch (status) {
-    case StepStatus::fresh: return "fresh";
-    case StepStatus::late: return "late";
-    case StepStatus::refused: return "refused";
+    case StepStatus::fresh:
+      return "fresh";
+    case StepStatus::late:
+      return "late";
+    case StepStatus::refused:
+      return "refused";
   }
   return "refused";
 }

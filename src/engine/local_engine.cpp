@@ -24,8 +24,8 @@ ModelInfo describe(const ModelFile& file, const EngineOptions& options) {
   info.precision = "fp32";
   info.parameters = file.parameter_count();
   for (int i = 0; i < c.outputs(); ++i)
-    info.outputs.push_back({c.output_names[static_cast<std::size_t>(i)],
-                            c.output_units[static_cast<std::size_t>(i)]});
+    info.outputs.push_back(
+        {c.output_names[static_cast<std::size_t>(i)], c.output_units[static_cast<std::size_t>(i)]});
   info.bin_ms = c.bin_ms;
   info.training_json = c.training_json;
   if (c.kind == ModelKind::stream) {
@@ -60,14 +60,14 @@ Error too_late() {
 }  // namespace
 
 Result<std::unique_ptr<Engine>> Engine::create(const EngineOptions& options) {
-  for (const auto& [field, value] :
-       {std::pair{"max_sessions", options.max_sessions}, {"max_batch", options.max_batch},
-        {"max_queued_steps", options.max_queued_steps},
-        {"max_queued_windows", options.max_queued_windows},
-        {"max_window_events", options.max_window_events}})
+  for (const auto& [field, value] : {std::pair{"max_sessions", options.max_sessions},
+                                     {"max_batch", options.max_batch},
+                                     {"max_queued_steps", options.max_queued_steps},
+                                     {"max_queued_windows", options.max_queued_windows},
+                                     {"max_window_events", options.max_window_events}})
     if (value < 1)
-      return Error{ErrorCode::invalid_argument, fmt::format("{} is {}, not at least 1", field, value),
-                   field};
+      return Error{ErrorCode::invalid_argument,
+                   fmt::format("{} is {}, not at least 1", field, value), field};
   auto file = load_model(options.model_path);
   if (!file) return file.error();
   try {
@@ -97,14 +97,14 @@ LocalEngine::LocalEngine(const EngineOptions& options, const ModelFile& file)
                                   static_cast<std::size_t>(pages_->total()));
     stream_ = std::make_unique<StreamModel>(file, *ops_, options_.max_batch, kPageSteps,
                                             pool_memory_.f32(), layout_.page_floats());
-    stream_batch_.reserve(options_.max_batch,
-                          static_cast<std::int64_t>(config_.receptive_steps) *
-                              config_.max_events_per_step,
-                          layout_.pages_per_session());
+    stream_batch_.reserve(
+        options_.max_batch,
+        static_cast<std::int64_t>(config_.receptive_steps) * config_.max_events_per_step,
+        layout_.pages_per_session());
     ready_.reserve(static_cast<std::size_t>(total));
     for (int i = 0; i < kDecoders; ++i) {
-      auto session = make_session(++last_id_, {}, 1,
-                                  static_cast<std::size_t>(options_.max_window_events));
+      auto session =
+          make_session(++last_id_, {}, 1, static_cast<std::size_t>(options_.max_window_events));
       session->internal = true;
       session->pages = *pages_->acquire(layout_.pages_per_session());
       free_decoders_.push_back(session->id);
@@ -216,20 +216,20 @@ Result<void> LocalEngine::submit(const StepRequest& request, StepSink& sink) {
     return Error{ErrorCode::invalid_argument, fmt::format("gap is {}, not at least 0", request.gap),
                  "gap"};
   if (request.sequence < 0 || request.sequence > kMaxStep)
-    return Error{ErrorCode::invalid_argument,
-                 fmt::format("sequence_number is {}, allowed are 0 to {}", request.sequence,
-                             kMaxStep),
-                 "sequence_number"};
+    return Error{
+        ErrorCode::invalid_argument,
+        fmt::format("sequence_number is {}, allowed are 0 to {}", request.sequence, kMaxStep),
+        "sequence_number"};
   if (request.sequence - request.gap != session.expected)
     return Error{ErrorCode::out_of_order,
                  fmt::format("sequence_number is {} with a gap of {}, the session expects {} next",
                              request.sequence, request.gap, session.expected),
                  "sequence_number"};
   if (session.queued == session.ring.size())
-    return Error{ErrorCode::resource_exhausted,
-                 fmt::format("{} steps of session {} are waiting already", session.queued,
-                             session.id),
-                 "sequence_number"};
+    return Error{
+        ErrorCode::resource_exhausted,
+        fmt::format("{} steps of session {} are waiting already", session.queued, session.id),
+        "sequence_number"};
   StreamJob& job = session.back_slot();
   auto dropped = take_step_events(config_, session.options, session.unit_rows, request.sequence,
                                   request.events, job.events);
@@ -375,7 +375,7 @@ void LocalEngine::answer_front(Session& session, std::span<const float> behavior
   StepAnswer answer;
   answer.session = session.id;
   answer.sequence = front.last_step;
-  answer.status = in_time              ? StepStatus::fresh
+  answer.status = in_time             ? StepStatus::fresh
                   : front.best_effort ? StepStatus::late
                                       : StepStatus::refused;
   if (answer.status != StepStatus::refused) answer.behavior = behavior;

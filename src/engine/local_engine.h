@@ -83,8 +83,8 @@ class LocalEngine final : public Engine {
   std::unique_ptr<PagePool> pages_;
   std::unordered_map<SessionId, std::unique_ptr<Session>> sessions_;
   SessionId last_id_ = 0;
-  EdfQueue ready_;                      // keys are session ids
-  EdfQueue ready_windows_;              // keys are indices into window_jobs_
+  EdfQueue ready_;          // keys are session ids
+  EdfQueue ready_windows_;  // keys are indices into window_jobs_
   std::vector<WindowJob> window_jobs_;
   std::vector<std::uint64_t> free_window_jobs_;
   std::vector<SessionId> free_decoders_;  // internal sessions that wait for a stateless request

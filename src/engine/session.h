@@ -53,7 +53,7 @@ struct Session {
   std::size_t queued = 0;
   std::int64_t expected = 0;  ///< sequence that submit() will take next
   bool in_flight = false;
-  bool internal = false;      ///< serves stateless requests; no client owns it
+  bool internal = false;  ///< serves stateless requests; no client owns it
   std::int64_t last_active_ns = 0;
 
   LatencyHistogram latency;

@@ -74,9 +74,8 @@ Result<std::vector<std::int32_t>> match_units(const ModelConfig& config,
 }
 
 Result<std::int64_t> take_step_events(const ModelConfig& config, const SessionOptions& options,
-                                      const std::vector<std::int32_t>& unit_rows,
-                                      std::int64_t step, std::span<const Event> events,
-                                      std::vector<Event>& into) {
+                                      const std::vector<std::int32_t>& unit_rows, std::int64_t step,
+                                      std::span<const Event> events, std::vector<Event>& into) {
   into.clear();
   if (events.size() > static_cast<std::size_t>(config.max_events_per_step))
     return too_many(events.size(), config.max_events_per_step);
@@ -90,7 +89,8 @@ Result<std::int64_t> take_step_events(const ModelConfig& config, const SessionOp
     const Event& e = events[i];
     if (e.unit < 0 || static_cast<std::size_t>(e.unit) >= unit_rows.size())
       return fail(bad_unit(i, e.unit, unit_rows.size()));
-    if (e.value < 1) return fail(bad_event(i, "value", fmt::format("is {}, not at least 1", e.value)));
+    if (e.value < 1)
+      return fail(bad_event(i, "value", fmt::format("is {}, not at least 1", e.value)));
     if (e.bin < step * k || e.bin >= (step + 1) * k) {
       if (!options.drop_out_of_step)
         return fail(bad_event(i, "time_bin",

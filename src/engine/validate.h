@@ -17,9 +17,8 @@ Result<std::vector<std::int32_t>> match_units(const ModelConfig& config,
 /// not grown past its capacity); returns how many were dropped for lying outside the step. On an
 /// error `into` is empty.
 Result<std::int64_t> take_step_events(const ModelConfig& config, const SessionOptions& options,
-                                      const std::vector<std::int32_t>& unit_rows,
-                                      std::int64_t step, std::span<const Event> events,
-                                      std::vector<Event>& into);
+                                      const std::vector<std::int32_t>& unit_rows, std::int64_t step,
+                                      std::span<const Event> events, std::vector<Event>& into);
 
 /// Checks the events of a stateless request against a model of either kind.
 Result<void> check_window_events(const ModelConfig& config, std::span<const Event> events,

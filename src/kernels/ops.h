@@ -73,19 +73,19 @@ struct RaggedAttentionArgs {
   int items = 0;
   int heads = 0;
   int head_dim = 0;
-  std::int64_t queries = 0;     ///< an item
-  MatrixView q;                 ///< [items * queries, heads * head_dim], or [queries, ..] if shared
+  std::int64_t queries = 0;  ///< an item
+  MatrixView q;              ///< [items * queries, heads * head_dim], or [queries, ..] if shared
   bool shared_q = false;
-  MatrixView k;                 ///< [keys, heads * head_dim]
+  MatrixView k;  ///< [keys, heads * head_dim]
   MatrixView v;
   const std::int32_t* indptr = nullptr;  ///< [items + 1] into keys
-  MatrixView out;               ///< [items * queries, heads * head_dim]
+  MatrixView out;                        ///< [items * queries, heads * head_dim]
 
   /// Block-sparse mask: query i sees key j only if |i * bins / queries - bin_j| <= reach_bins.
   /// Per key, so no result depends on a tile's size.
   const std::int32_t* key_bins = nullptr;  ///< [keys]; null: dense
   double reach_bins = 0;
-  const double* item_bins = nullptr;       ///< [items], nominal bins of each window
+  const double* item_bins = nullptr;  ///< [items], nominal bins of each window
 };
 
 /// Sums of three embedding rows, one an event.
@@ -93,12 +93,12 @@ struct TokenArgs {
   const float* neuron_table = nullptr;
   const float* time_table = nullptr;
   const float* value_table = nullptr;
-  int value_buckets = 0;                ///< larger values share the last row
+  int value_buckets = 0;  ///< larger values share the last row
   std::int64_t events = 0;
-  const std::int32_t* neuron = nullptr; ///< [events]
+  const std::int32_t* neuron = nullptr;  ///< [events]
   const std::int32_t* bin = nullptr;
   const std::int32_t* value = nullptr;
-  MatrixView out;                       ///< [events, dim]
+  MatrixView out;  ///< [events, dim]
 };
 
 /// Recent events of `steps` streams, packed: oldest step first, by (bin, unit) within a step.
@@ -112,23 +112,24 @@ struct StreamEvents {
 };
 
 /// What a stream model projects once at load, since an event's token has no time in it and the
-/// cross-attention's query no input: K and V of a token are rstd[u, v] * (unit_kv[u] + value_kv[v]).
+/// cross-attention's query no input: K and V of a token are rstd[u, v] * (unit_kv[u] +
+/// value_kv[v]).
 struct StreamTables {
   int dim = 0;
   int heads = 0;
   int head_dim = 0;
-  int latents = 0;                      ///< R
+  int latents = 0;  ///< R
   int value_buckets = 0;
-  const float* unit_kv = nullptr;       ///< [units, 2 dim], K then V
-  const float* value_kv = nullptr;      ///< [value_buckets, 2 dim]
-  const float* rstd = nullptr;          ///< [units, value_buckets]
-  const float* query = nullptr;         ///< [R, dim], not rotated: time 0 is the end of the step
-  const float* null_score = nullptr;    ///< [R, heads], scaled
-  const float* null_v = nullptr;        ///< [dim]
-  const float* offset_cos = nullptr;    ///< [offsets, head_dim / 2] of the event's time before it
+  const float* unit_kv = nullptr;     ///< [units, 2 dim], K then V
+  const float* value_kv = nullptr;    ///< [value_buckets, 2 dim]
+  const float* rstd = nullptr;        ///< [units, value_buckets]
+  const float* query = nullptr;       ///< [R, dim], not rotated: time 0 is the end of the step
+  const float* null_score = nullptr;  ///< [R, heads], scaled
+  const float* null_v = nullptr;      ///< [dim]
+  const float* offset_cos = nullptr;  ///< [offsets, head_dim / 2] of the event's time before it
   const float* offset_sin = nullptr;
-  const float* latent = nullptr;        ///< [R, dim]
-  const float* additive = nullptr;      ///< [units, R * dim]
+  const float* latent = nullptr;    ///< [R, dim]
+  const float* additive = nullptr;  ///< [units, R * dim]
 };
 
 /// K and V of every layer for whole steps, in pages of one pool. A page holds, for each layer,
@@ -138,24 +139,24 @@ struct PagedKv {
   float* pool = nullptr;
   std::int64_t page_floats = 0;
   int page_steps = 0;
-  int window_steps = 0;                    ///< W
-  const std::int32_t* indptr = nullptr;    ///< [steps + 1] into pages
+  int window_steps = 0;                  ///< W
+  const std::int32_t* indptr = nullptr;  ///< [steps + 1] into pages
   const std::int32_t* pages = nullptr;
-  const std::int32_t* slot = nullptr;      ///< [steps] of the present step
-  const std::int32_t* live = nullptr;      ///< [steps] steps to attend to, the present one included
+  const std::int32_t* slot = nullptr;  ///< [steps] of the present step
+  const std::int32_t* live = nullptr;  ///< [steps] steps to attend to, the present one included
 };
 
 struct PagedAttentionArgs {
   int steps = 0;
   int heads = 0;
   int head_dim = 0;
-  int latents = 0;               ///< R
+  int latents = 0;  ///< R
   int layer = 0;
-  MatrixView qkv;                ///< [steps * R, 3 dim]: q, k, v
+  MatrixView qkv;                  ///< [steps * R, 3 dim]: q, k, v
   const float* cosines = nullptr;  ///< [steps, head_dim / 2] of the end of the step
   const float* sines = nullptr;
   PagedKv cache;
-  MatrixView out;                ///< [steps * R, dim], paged_attention only
+  MatrixView out;  ///< [steps * R, dim], paged_attention only
 };
 
 /// Used by one thread at a time: it owns the scratch of its operations.

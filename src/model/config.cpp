@@ -22,11 +22,13 @@ struct Preset {
   int dim, layers, heads, latents;
 };
 
-constexpr Preset kPresets[] = {
-    {"stream-nano", ModelKind::stream, 128, 4, 4, 1}, {"stream-xs", ModelKind::stream, 256, 5, 4, 4},
-    {"stream-s", ModelKind::stream, 512, 7, 8, 4},    {"stream-m", ModelKind::stream, 768, 11, 12, 4},
-    {"cortex-xs", ModelKind::window, 256, 5, 4, 128}, {"cortex-s", ModelKind::window, 512, 7, 8, 256},
-    {"cortex-m", ModelKind::window, 768, 11, 12, 384}};
+constexpr Preset kPresets[] = {{"stream-nano", ModelKind::stream, 128, 4, 4, 1},
+                               {"stream-xs", ModelKind::stream, 256, 5, 4, 4},
+                               {"stream-s", ModelKind::stream, 512, 7, 8, 4},
+                               {"stream-m", ModelKind::stream, 768, 11, 12, 4},
+                               {"cortex-xs", ModelKind::window, 256, 5, 4, 128},
+                               {"cortex-s", ModelKind::window, 512, 7, 8, 256},
+                               {"cortex-m", ModelKind::window, 768, 11, 12, 384}};
 
 Error bad_field(const char* field, const std::string& what) {
   return {ErrorCode::invalid_argument, fmt::format("config: {} {}", field, what), field};
@@ -60,8 +62,8 @@ class FieldReader {
     if (refuse_unknown)
       for (const auto [key, value] : root_)
         if (!used_.count(std::string(key)))
-          return Error{ErrorCode::corrupt_data,
-                       fmt::format("{}: unknown field '{}'", place_, key), std::string(key)};
+          return Error{ErrorCode::corrupt_data, fmt::format("{}: unknown field '{}'", place_, key),
+                       std::string(key)};
     return std::nullopt;
   }
 
@@ -129,10 +131,10 @@ Result<object> parse_object(simdjson::dom::parser& parser, const std::string& js
                             const std::string& file) {
   object root;
   if (const auto e = parser.parse(json).get(root); e)
-    return Error{ErrorCode::corrupt_data,
-                 fmt::format("{}: config is not a JSON object: {}", file,
-                             simdjson::error_message(e)),
-                 "cortex.config"};
+    return Error{
+        ErrorCode::corrupt_data,
+        fmt::format("{}: config is not a JSON object: {}", file, simdjson::error_message(e)),
+        "cortex.config"};
   return root;
 }
 
@@ -166,13 +168,13 @@ Result<void> ModelConfig::validate() const {
         in_range("output.names", outputs(), 1, 1024)})
     if (e) return *e;
   if (heads * head_dim != dim)
-    return bad_field("head_dim", fmt::format("is {}: {} heads of it are not dim {}", head_dim,
-                                             heads, dim));
+    return bad_field("head_dim",
+                     fmt::format("is {}: {} heads of it are not dim {}", head_dim, heads, dim));
   if (head_dim % 2) return bad_field("head_dim", fmt::format("is {}, which is odd", head_dim));
   if (!finite_positive(bin_ms)) return bad_field("bin_ms", fmt::format("is {}", bin_ms));
   if (output_units.size() != output_names.size())
-    return bad_field("output.units", fmt::format("has {} entries for {} names",
-                                                 output_units.size(), output_names.size()));
+    return bad_field("output.units", fmt::format("has {} entries for {} names", output_units.size(),
+                                                 output_names.size()));
   if (kind == ModelKind::window) {
     for (const auto& e : {in_range("max_neurons", max_neurons, 1, 1 << 20),
                           in_range("max_bins", max_bins, 1, 1 << 20),
@@ -183,17 +185,17 @@ Result<void> ModelConfig::validate() const {
     return {};
   }
   if (norm != NormKind::rmsnorm) return bad_field("norm", "must be rmsnorm in a stream decoder");
-  for (const auto& e : {in_range("window_steps", window_steps, 1, 4096),
-                        in_range("receptive_steps", receptive_steps, 1, 5),
-                        in_range("latents", latents, 1, 64),
-                        in_range("max_events_per_step", max_events_per_step, 1, 1 << 20),
-                        in_range("units", static_cast<std::int64_t>(units.size()), 1, 1 << 20)})
+  for (const auto& e :
+       {in_range("window_steps", window_steps, 1, 4096),
+        in_range("receptive_steps", receptive_steps, 1, 5), in_range("latents", latents, 1, 64),
+        in_range("max_events_per_step", max_events_per_step, 1, 1 << 20),
+        in_range("units", static_cast<std::int64_t>(units.size()), 1, 1 << 20)})
     if (e) return *e;
   if (!finite_positive(step_ms)) return bad_field("step_ms", fmt::format("is {}", step_ms));
   const double k = step_ms / bin_ms;
   if (k < 0.5 || k > 1000 || std::abs(k - std::round(k)) > 1e-9)
-    return bad_field("step_ms", fmt::format("is {}, not a whole multiple of bin_ms {}", step_ms,
-                                            bin_ms));
+    return bad_field("step_ms",
+                     fmt::format("is {}, not a whole multiple of bin_ms {}", step_ms, bin_ms));
   const auto periods = [](const char* field, double low, double high) -> std::optional<Error> {
     if (finite_positive(low) && std::isfinite(high) && high >= low) return std::nullopt;
     return bad_field(field, fmt::format("are [{}, {}]", low, high));
@@ -348,8 +350,8 @@ Result<ModelConfig> parse_published_config(const std::string& json, const std::s
   reader.read("max_neurons", c.max_neurons);
   reader.read("max_time_bins", c.max_bins);
   if (latent_dim != c.dim)
-    reader.fail("latent_dim", fmt::format("is {}, only hidden_dim {} is supported", latent_dim,
-                                          c.dim));
+    reader.fail("latent_dim",
+                fmt::format("is {}, only hidden_dim {} is supported", latent_dim, c.dim));
   if (cross_heads != c.heads)
     reader.fail("cross_attn_heads",
                 fmt::format("is {}, only num_heads {} is supported", cross_heads, c.heads));

@@ -18,9 +18,9 @@ const char* to_string(NormKind kind);
 /// One row of a model's unit table: units are matched by id, never by position.
 struct ModelUnit {
   std::string id;
-  std::string session;                    ///< recording it was trained in
+  std::string session;  ///< recording it was trained in
   std::optional<std::int64_t> electrode;
-  double rate_hz = 0;                     ///< mean rate in the training data
+  double rate_hz = 0;  ///< mean rate in the training data
 };
 
 /// Shape and meaning of a model; JSON under `__metadata__["cortex.config"]` of its weights file.
@@ -29,37 +29,37 @@ struct ModelConfig {
   std::string preset;
   NormKind norm = NormKind::rmsnorm;
 
-  int dim = 128;         ///< D, width of the residual stream
+  int dim = 128;  ///< D, width of the residual stream
   int layers = 4;
   int heads = 4;
-  int head_dim = 32;     ///< heads * head_dim == dim
+  int head_dim = 32;  ///< heads * head_dim == dim
   int mlp_ratio = 4;
-  int latents = 1;       ///< window: L latents a window; stream: R latents a step
-  int value_buckets = 8; ///< V; values of V and more share the last row
+  int latents = 1;        ///< window: L latents a window; stream: R latents a step
+  int value_buckets = 8;  ///< V; values of V and more share the last row
 
   double bin_ms = 5;
 
   // Window decoder.
   int max_neurons = 512;
-  int max_bins = 1024;         ///< rows of the time embedding
-  int window_bins = 0;         ///< nominal length for the receptive field; 0: max_bins
-  double receptive_ms = 0;     ///< latent i sees events within this of i/L of the window; 0: all
+  int max_bins = 1024;      ///< rows of the time embedding
+  int window_bins = 0;      ///< nominal length for the receptive field; 0: max_bins
+  double receptive_ms = 0;  ///< latent i sees events within this of i/L of the window; 0: all
 
   // Stream decoder.
-  double step_ms = 20;         ///< a whole multiple of bin_ms
-  int window_steps = 50;       ///< W, steps of self-attention, the present one included
-  int receptive_steps = 3;     ///< C, steps of events that cross-attention sees, 1 to 5
+  double step_ms = 20;      ///< a whole multiple of bin_ms
+  int window_steps = 50;    ///< W, steps of self-attention, the present one included
+  int receptive_steps = 3;  ///< C, steps of events that cross-attention sees, 1 to 5
   int max_events_per_step = 4096;
   double cross_period_min_ms = 0;  ///< rotary periods; 0 in JSON-less construction: set_defaults()
   double cross_period_max_ms = 0;
   double block_period_min_ms = 0;
   double block_period_max_ms = 0;
-  double target_offset_ms = -10;   ///< target time minus the end of its step
+  double target_offset_ms = -10;  ///< target time minus the end of its step
 
   std::vector<std::string> output_names;  ///< one a behaviour dimension
   std::vector<std::string> output_units;
-  std::vector<ModelUnit> units;           ///< stream: the unit table
-  std::string training_json;              ///< free-form JSON object about how it was trained
+  std::vector<ModelUnit> units;  ///< stream: the unit table
+  std::string training_json;     ///< free-form JSON object about how it was trained
 
   int outputs() const { return static_cast<int>(output_names.size()); }
   int unit_count() const {

@@ -173,8 +173,7 @@ void StreamModel::project_tables(const ModelFile& file) {
   // centre lies (offset + 1/2) bins before it.
   const Rotary rotary(config_.head_dim, config_.cross_period_min_ms, config_.cross_period_max_ms);
   const auto half = static_cast<std::size_t>(rotary.pairs());
-  const auto offsets =
-      static_cast<std::size_t>(config_.receptive_steps * config_.bins_per_step());
+  const auto offsets = static_cast<std::size_t>(config_.receptive_steps * config_.bins_per_step());
   std::vector<float> cosines(offsets * half);
   std::vector<float> sines(offsets * half);
   for (std::size_t o = 0; o < offsets; ++o)
@@ -209,10 +208,9 @@ void StreamModel::upload_batch(const StreamBatch& batch) {
   float* cosines = host_phases_.data();
   float* sines = cosines + static_cast<std::size_t>(batch.steps) * half;
   for (int b = 0; b < batch.steps; ++b)
-    block_rotary_.phases(static_cast<double>(batch.step[static_cast<std::size_t>(b)] + 1) *
-                             config_.step_ms,
-                         cosines + static_cast<std::size_t>(b) * half,
-                         sines + static_cast<std::size_t>(b) * half);
+    block_rotary_.phases(
+        static_cast<double>(batch.step[static_cast<std::size_t>(b)] + 1) * config_.step_ms,
+        cosines + static_cast<std::size_t>(b) * half, sines + static_cast<std::size_t>(b) * half);
   ops_.upload(phases_, host_phases_.data(),
               sizeof(float) * 2 * static_cast<std::size_t>(batch.steps) * half);
 }
@@ -258,8 +256,8 @@ std::span<const float> StreamModel::forward(const StreamBatch& batch) {
   const auto n = static_cast<std::size_t>(batch.steps * outputs);
   ops_.download(host_y_.data(), y_.f32(), n * sizeof(float));
   for (std::size_t i = 0; i < n; ++i)
-    host_y_[i] = host_y_[i] * output_std_[i % output_std_.size()] +
-                 output_mean_[i % output_std_.size()];
+    host_y_[i] =
+        host_y_[i] * output_std_[i % output_std_.size()] + output_mean_[i % output_std_.size()];
   return {host_y_.data(), n};
 }
 

@@ -15,8 +15,8 @@ namespace cortex {
 /// One step each of up to `capacity` streams, as the engine packs it in host memory.
 struct StreamBatch {
   int steps = 0;
-  std::vector<std::int64_t> step;      ///< [steps] number of the step
-  std::vector<std::int32_t> indptr;    ///< as in StreamEvents and PagedKv
+  std::vector<std::int64_t> step;    ///< [steps] number of the step
+  std::vector<std::int32_t> indptr;  ///< as in StreamEvents and PagedKv
   std::vector<std::int32_t> present;
   std::vector<std::int32_t> unit;
   std::vector<std::int32_t> value;
@@ -40,8 +40,8 @@ class StreamModel {
   StreamModel(const ModelFile& file, Ops& ops, int capacity, int page_steps, float* pool,
               std::int64_t page_floats);
 
-  /// Runs the batch: appends K and V of each step to its pages, and leaves the behaviour in physical
-  /// units in the returned [steps, outputs], valid until the next call.
+  /// Runs the batch: appends K and V of each step to its pages, and leaves the behaviour in
+  /// physical units in the returned [steps, outputs], valid until the next call.
   std::span<const float> forward(const StreamBatch& batch);
 
   const ModelConfig& config() const { return config_; }

@@ -97,10 +97,10 @@ std::optional<Error> check_tensor(const std::string& file, const TensorSpec& spe
                       fmt::format("has shape {}, the config needs {}", to_string(tensor.shape()),
                                   to_string(spec.shape)));
   if (tensor.dtype() == DType::i8)
-    return Error{ErrorCode::unsupported,
-                 fmt::format("{}: tensor '{}' is I8, which this engine does not run yet", file,
-                             spec.name),
-                 spec.name};
+    return Error{
+        ErrorCode::unsupported,
+        fmt::format("{}: tensor '{}' is I8, which this engine does not run yet", file, spec.name),
+        spec.name};
   const auto values = tensor.f32();
   for (std::size_t i = 0; i < values.size(); ++i)
     if (!std::isfinite(values[i]))
@@ -164,8 +164,7 @@ struct SplitMix {
   }
   double uniform() { return (static_cast<double>(next() >> 11) + 0.5) * 0x1p-53; }
   float normal() {
-    return static_cast<float>(std::sqrt(-2 * std::log(uniform())) *
-                              std::cos(2 * M_PI * uniform()));
+    return static_cast<float>(std::sqrt(-2 * std::log(uniform())) * std::cos(2 * M_PI * uniform()));
   }
 };
 
@@ -197,10 +196,10 @@ Result<ModelFile> parse_model(std::span<const std::byte> bytes, const std::strin
   if (!file) return file.error();
   const auto json = file->metadata.find(kConfigKey);
   if (json == file->metadata.end())
-    return Error{ErrorCode::corrupt_data,
-                 fmt::format("{}: no '{}' in its metadata and no config.json beside it", name,
-                             kConfigKey),
-                 kConfigKey};
+    return Error{
+        ErrorCode::corrupt_data,
+        fmt::format("{}: no '{}' in its metadata and no config.json beside it", name, kConfigKey),
+        kConfigKey};
   auto config = parse_config(json->second, name);
   if (!config) return config.error();
   return assemble(*std::move(file), *std::move(config), digest_of(bytes), name);
@@ -241,8 +240,8 @@ ModelFile random_model(ModelConfig config, std::uint64_t seed) {
   SplitMix random{seed};
   for (const TensorSpec& spec : tensor_specs(config)) {
     Tensor t(spec.shape);
-    const bool gain = spec.shape.size() == 1 && (spec.name.find("norm") != std::string::npos ||
-                                                 spec.name == "output.std");
+    const bool gain = spec.shape.size() == 1 &&
+                      (spec.name.find("norm") != std::string::npos || spec.name == "output.std");
     const bool zero = ends_with(spec.name, ".bias") || spec.name == "output.mean";
     for (float& v : t.f32()) v = zero ? 0.0f : gain ? 1.0f : 0.02f * random.normal();
     model.tensors.emplace(spec.name, std::move(t));

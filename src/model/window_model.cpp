@@ -62,8 +62,7 @@ WindowModel::WindowModel(const ModelFile& file, Ops& ops, int capacity, std::int
   const Norm norm_q = load_norm(file, cross + "norm_q");
   cross_query_ =
       project(file.at("encoder.latents"), file.at(cross + "q_proj.weight"), args(norm_q));
-  head_query_ =
-      project(file.at("behavior_head.query"), file.at("behavior_head.q_proj.weight"), {});
+  head_query_ = project(file.at("behavior_head.query"), file.at("behavior_head.q_proj.weight"), {});
 
   if (file.tensors.count("masked_spike_head.proj.weight") &&
       file.tensors.count("masked_spike_head.proj.bias")) {
@@ -82,8 +81,8 @@ WindowModel::WindowModel(const ModelFile& file, Ops& ops, int capacity, std::int
   }
 
   const std::int64_t rows = static_cast<std::int64_t>(capacity) * config_.latents;
-  integers_ = ops_.allocate(sizeof(std::int32_t) *
-                            static_cast<std::size_t>(3 * max_events + capacity + 1));
+  integers_ =
+      ops_.allocate(sizeof(std::int32_t) * static_cast<std::size_t>(3 * max_events + capacity + 1));
   item_bins_ = ops_.allocate(sizeof(double) * static_cast<std::size_t>(capacity));
   std::vector<std::int32_t> latent_indptr;
   for (int i = 0; i <= capacity; ++i) latent_indptr.push_back(i * config_.latents);
@@ -99,8 +98,7 @@ WindowModel::WindowModel(const ModelFile& file, Ops& ops, int capacity, std::int
   head_attention_ = floats(static_cast<std::int64_t>(capacity) * config_.outputs() * dim);
   y_ = floats(static_cast<std::int64_t>(capacity) *
               std::max(config_.outputs(), config_.value_buckets));
-  host_y_.resize(static_cast<std::size_t>(capacity) *
-                 static_cast<std::size_t>(config_.outputs()));
+  host_y_.resize(static_cast<std::size_t>(capacity) * static_cast<std::size_t>(config_.outputs()));
   ops_.reserve(std::max<std::int64_t>(max_events, config_.latents));
 }
 
@@ -174,9 +172,9 @@ void WindowModel::encode_events(const WindowBatch& batch) {
 
   const std::size_t item_bytes = latents_.size() * sizeof(float);
   for (int i = 0; i < windows_; ++i)
-    ops_.upload(Buffer(z_.f32() + static_cast<std::size_t>(i) * latents_.size(), item_bytes,
-                       [](void*) {}),
-                latents_.data(), item_bytes);
+    ops_.upload(
+        Buffer(z_.f32() + static_cast<std::size_t>(i) * latents_.size(), item_bytes, [](void*) {}),
+        latents_.data(), item_bytes);
   ops_.norm_linear({}, cross.out, *cross_out_, nullptr, Epilogue::add, latent_rows(z_, dim));
 }
 

@@ -17,7 +17,7 @@ struct WindowBatch {
   std::vector<std::int32_t> neuron;
   std::vector<std::int32_t> bin;
   std::vector<std::int32_t> value;
-  std::vector<double> window_bins;         ///< [windows] nominal length, for the receptive field
+  std::vector<double> window_bins;  ///< [windows] nominal length, for the receptive field
 
   int windows() const { return static_cast<int>(window_bins.size()); }
   void clear();

@@ -34,7 +34,8 @@ inline constexpr Metric kQueueDepth{"cortex_queue_depth", "Steps and windows wai
 inline constexpr Metric kSessions{"cortex_sessions", "Open sessions."};
 inline constexpr Metric kPagesUsed{"cortex_kv_cache_pages_used", "Cache pages held by sessions."};
 inline constexpr Metric kPagesTotal{"cortex_kv_cache_pages", "Cache pages there are."};
-inline constexpr Metric kCacheBytes{"cortex_kv_cache_bytes", "Bytes of the page pool, all of it reserved at start."};
+inline constexpr Metric kCacheBytes{"cortex_kv_cache_bytes",
+                                    "Bytes of the page pool, all of it reserved at start."};
 inline constexpr Metric kConnections{"cortex_connections", "Open connections."};
 inline constexpr Metric kConnectionsRefused{"cortex_connections_refused_total",
                                             "Connections turned away over the limit."};

@@ -31,14 +31,12 @@ Error corrupt(const std::string& file, const std::string& tensor, const std::str
           tensor};
 }
 
-Result<DType> parse_dtype(const std::string& file, const std::string& name,
-                          std::string_view text) {
+Result<DType> parse_dtype(const std::string& file, const std::string& name, std::string_view text) {
   for (const DType d : {DType::f32, DType::bf16, DType::i8})
     if (text == to_string(d)) return d;
-  return Error{ErrorCode::unsupported,
-               fmt::format("{}: tensor '{}': dtype {} is not one of F32, BF16, I8", file, name,
-                           text),
-               name};
+  return Error{
+      ErrorCode::unsupported,
+      fmt::format("{}: tensor '{}': dtype {} is not one of F32, BF16, I8", file, name, text), name};
 }
 
 Result<Entry> parse_entry(const std::string& file, std::string_view name,

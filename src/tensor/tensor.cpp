@@ -10,18 +10,24 @@ constexpr std::size_t kAlignment = 64;
 
 std::size_t size_of(DType dtype) {
   switch (dtype) {
-    case DType::f32: return 4;
-    case DType::bf16: return 2;
-    case DType::i8: return 1;
+    case DType::f32:
+      return 4;
+    case DType::bf16:
+      return 2;
+    case DType::i8:
+      return 1;
   }
   return 0;
 }
 
 const char* to_string(DType dtype) {
   switch (dtype) {
-    case DType::f32: return "F32";
-    case DType::bf16: return "BF16";
-    case DType::i8: return "I8";
+    case DType::f32:
+      return "F32";
+    case DType::bf16:
+      return "BF16";
+    case DType::i8:
+      return "I8";
   }
   return "";
 }
@@ -47,8 +53,8 @@ void Tensor::Free::operator()(std::byte* p) const {
 
 Tensor::Tensor(Shape shape, DType dtype) : shape_(std::move(shape)), dtype_(dtype) {
   const std::size_t n = bytes();
-  data_.reset(static_cast<std::byte*>(
-      ::operator new[](n ? n : kAlignment, std::align_val_t{kAlignment})));
+  data_.reset(
+      static_cast<std::byte*>(::operator new[](n ? n : kAlignment, std::align_val_t{kAlignment})));
   std::memset(data_.get(), 0, n);
 }
 

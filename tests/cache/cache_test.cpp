@@ -23,10 +23,11 @@ RC_GTEST_PROP(PagePool, NeverGivesAPageTwiceAndLosesNone, ()) {
       held.pop_front();
     } else {
       auto pages = pool.acquire(m);
-      RC_ASSERT(bool(pages) == (m <= total - std::accumulate(held.begin(), held.end(), 0,
-                                                            [](int n, const auto& h) {
-                                                              return n + static_cast<int>(h.size());
-                                                            })));
+      RC_ASSERT(
+          bool(pages) ==
+          (m <= total - std::accumulate(held.begin(), held.end(), 0, [](int n, const auto& h) {
+                  return n + static_cast<int>(h.size());
+                })));
       if (pages) held.push_back(*pages);
     }
     std::set<std::int32_t> all;
@@ -76,8 +77,8 @@ TEST(StreamState, HoldsTheEventsOfItsLastStepsOldestFirst) {
 }
 
 TEST(Canonicalize, SortsMergesAndSaturates) {
-  std::vector<Event> events = {{5, 1, 2}, {1, 2, 2}, {5, 4, 2}, {9, 1, 1}, {0, INT32_MAX, 3},
-                               {0, 7, 3}};
+  std::vector<Event> events = {{5, 1, 2}, {1, 2, 2},         {5, 4, 2},
+                               {9, 1, 1}, {0, INT32_MAX, 3}, {0, 7, 3}};
   events.resize(canonicalize(events));
   const std::vector<Event> want = {{9, 1, 1}, {1, 2, 2}, {5, 5, 2}, {0, INT32_MAX, 3}};
   EXPECT_EQ(events, want);

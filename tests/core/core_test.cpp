@@ -38,9 +38,8 @@ TEST(WriteFileAtomic, ReplacesAFileWhole) {
   ASSERT_TRUE(write_file_atomic(path, as_bytes("new")));
   const auto bytes = read_file(path).value_or_throw();
   EXPECT_EQ(std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size()), "new");
-  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(
-                              std::filesystem::path(path).parent_path()),
-                          {}),
+  EXPECT_EQ(std::distance(
+                std::filesystem::directory_iterator(std::filesystem::path(path).parent_path()), {}),
             1);
 }
 

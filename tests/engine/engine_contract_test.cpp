@@ -27,11 +27,10 @@ TEST_F(EngineContract, ABadEventNamesItsPlaceAndTakesNothing) {
     const char* field;
     const char* value;
   };
-  for (const Case& c : {Case{{9, 1, 0}, "events[2].neuron_id", "9"},
-                        Case{{-1, 1, 0}, "events[2].neuron_id", "-1"},
-                        Case{{0, 0, 0}, "events[2].value", "0"},
-                        Case{{0, 1, 4}, "events[2].time_bin", "4"},
-                        Case{{0, 1, -1}, "events[2].time_bin", "-1"}}) {
+  for (const Case& c :
+       {Case{{9, 1, 0}, "events[2].neuron_id", "9"}, Case{{-1, 1, 0}, "events[2].neuron_id", "-1"},
+        Case{{0, 0, 0}, "events[2].value", "0"}, Case{{0, 1, 4}, "events[2].time_bin", "4"},
+        Case{{0, 1, -1}, "events[2].time_bin", "-1"}}) {
     auto events = good;
     events.push_back(c.event);
     const auto refused = step(id, 0, events);

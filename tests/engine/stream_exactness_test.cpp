@@ -14,7 +14,8 @@ namespace {
 
 using Steps = std::vector<std::vector<Event>>;
 
-std::vector<std::vector<float>> stream(Engine& engine, std::int64_t first_step, const Steps& steps) {
+std::vector<std::vector<float>> stream(Engine& engine, std::int64_t first_step,
+                                       const Steps& steps) {
   const auto session = engine.open_session({.first_step = first_step}).value_or_throw();
   std::vector<std::vector<float>> out;
   for (std::size_t i = 0; i < steps.size(); ++i) {
@@ -63,8 +64,8 @@ RC_GTEST_PROP(StreamExactness, StreamingEqualsTheFullRunUnderTheBandMask, ()) {
   const ModelFile model = lively_stream_model(config, seed);
   const TemporaryModel file(model);
   const auto engine = make_engine(file);
-  const Steps steps =
-      random_steps(seed, config, first, *rc::gen::inRange(1, 40), *rc::gen::element(0.5, 6.0, 20.0));
+  const Steps steps = random_steps(seed, config, first, *rc::gen::inRange(1, 40),
+                                   *rc::gen::element(0.5, 6.0, 20.0));
   RC_ASSERT(relative_error(stream(*engine, first, steps), run_oracle(model, first, steps)) < 1e-5);
 }
 
@@ -143,8 +144,8 @@ RC_GTEST_PROP(StreamExactness, AStreamHasTheSameBitsAloneAndInAnyBatch, ()) {
   for (int i = 0; i < streams; ++i)
     inputs.push_back(random_steps(seed + static_cast<std::uint64_t>(i), config, i * 1000, n, 6));
   for (int i = 0; i < streams; ++i)
-    running.push_back(std::async(std::launch::async,
-                                 [&, i] { return stream(*together, i * 1000, inputs[i]); }));
+    running.push_back(
+        std::async(std::launch::async, [&, i] { return stream(*together, i * 1000, inputs[i]); }));
   for (int i = 0; i < streams; ++i)
     RC_ASSERT(same_bits(running[i].get(), stream(*alone, i * 1000, inputs[i])));
 }

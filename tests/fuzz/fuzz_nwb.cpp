@@ -6,9 +6,12 @@
 #include "data/statistics.h"
 #include "data/steps.h"
 
-/// Run it with -detect_leaks=0 and ASAN_OPTIONS=allocator_may_return_null=1: on damaged metadata
-/// libhdf5 itself leaks, and asks malloc for sizes that it is glad to be refused.
-///
+// On damaged metadata libhdf5 itself leaks, and asks malloc for sizes that it is glad to be refused
+// (scripts/fuzz.sh lifts libFuzzer's own limit on one malloc for this fuzzer).
+extern "C" const char* __asan_default_options() {
+  return "detect_leaks=0:allocator_may_return_null=1";
+}
+
 /// Any bytes either become a recording, which can then be described and cut into steps, or an
 /// error.
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {

@@ -34,7 +34,8 @@ TEST(Config, AFaultNamesTheFieldAndTheFile) {
   };
   for (const Case& c :
        {Case{"\"dim\":16", "\"dim\":\"x\"", "dim"}, Case{"\"dim\":16,", "", "dim"},
-        Case{"\"dim\":16", "\"dim\":17", "head_dim"}, Case{"\"layers\":2", "\"layers\":0", "layers"},
+        Case{"\"dim\":16", "\"dim\":17", "head_dim"},
+        Case{"\"layers\":2", "\"layers\":0", "layers"},
         Case{"\"format\":1", "\"format\":2", "format"},
         Case{"\"kind\":\"stream\"", "\"kind\":\"lstm\"", "kind"},
         Case{"\"dim\":16", "\"dim\":16,\"dimm\":3", "dimm"},

@@ -53,7 +53,8 @@ Vec rope(const Vec& x, double t_ms, int head_dim, double min_ms, double max_ms) 
   for (std::size_t h = 0; h < x.size() / static_cast<std::size_t>(head_dim); ++h) {
     for (int i = 0; i < half; ++i) {
       const double period =
-          half == 1 ? min_ms : min_ms * std::pow(max_ms / min_ms, static_cast<double>(i) / (half - 1));
+          half == 1 ? min_ms
+                    : min_ms * std::pow(max_ms / min_ms, static_cast<double>(i) / (half - 1));
       const double angle = 2 * std::numbers::pi * std::fmod(t_ms, period) / period;
       const std::size_t a = h * static_cast<std::size_t>(head_dim) + static_cast<std::size_t>(i);
       const std::size_t b = a + static_cast<std::size_t>(half);
@@ -169,8 +170,8 @@ std::vector<std::vector<double>> run_oracle(const ModelFile& model, std::int64_t
       }
       for (int r = 0; r < R; ++r) {
         Vec& x = z[s][r];
-        add(x, linear(t(block + "out"),
-                      attend(q[s][r], seen, c.heads, c.head_dim, nullptr, nullptr)));
+        add(x,
+            linear(t(block + "out"), attend(q[s][r], seen, c.heads, c.head_dim, nullptr, nullptr)));
         Vec hidden = linear(t(block + "up"), rmsnorm(x, flat(t(block + "norm_mlp"))));
         for (double& v : hidden) v = 0.5 * v * (1 + std::erf(v / std::numbers::sqrt2));
         add(x, linear(t(block + "down"), hidden));

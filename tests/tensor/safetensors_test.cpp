@@ -68,10 +68,10 @@ TEST(Safetensors, EachFaultNamesItsTensor) {
   EXPECT_EQ(fault(R"({"w":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}})", 8).field, "w");
   EXPECT_EQ(fault(R"({"w":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}})", 8).field, "w");
   EXPECT_EQ(fault(R"({"w":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}})", 8).field, "w");
-  EXPECT_EQ(fault(R"({"w":{"dtype":"F32","shape":[9223372036854775807,4],"data_offsets":[0,8]}})",
-                  8)
-                .field,
-            "w");
+  EXPECT_EQ(
+      fault(R"({"w":{"dtype":"F32","shape":[9223372036854775807,4],"data_offsets":[0,8]}})", 8)
+          .field,
+      "w");
   EXPECT_EQ(fault(R"({"w":{"shape":[2],"data_offsets":[0,8]}})", 8).field, "w");
   EXPECT_EQ(fault(R"({"w":{"dtype":"F32","shape":[2]}})", 8).field, "w");
   const Error unknown = fault(R"({"w":{"dtype":"F64","shape":[1],"data_offsets":[0,8]}})", 8);

@@ -75,9 +75,15 @@ void ReferenceOps::norm_linear(const NormArgs& norm, MatrixView x, const LinearW
         if (bias) y += bias[o];
         float& to = out.data[(first + m) * out.stride + o];
         switch (epilogue) {
-          case Epilogue::store: to = y; break;
-          case Epilogue::gelu: to = gelu(y); break;
-          case Epilogue::add: to += y; break;
+          case Epilogue::store:
+            to = y;
+            break;
+          case Epilogue::gelu:
+            to = gelu(y);
+            break;
+          case Epilogue::add:
+            to += y;
+            break;
         }
       }
     }

@@ -27,8 +27,7 @@ void rotate(const float* x, const float* cosines, const float* sines, int half, 
 
 }  // namespace
 
-void ReferenceOps::additive_bag(const StreamTables& t, const StreamEvents& events,
-                                MatrixView out) {
+void ReferenceOps::additive_bag(const StreamTables& t, const StreamEvents& events, MatrixView out) {
   const std::int64_t width = static_cast<std::int64_t>(t.latents) * t.dim;
   for (int b = 0; b < events.steps; ++b) {
     float* row = out.data + b * width;
@@ -46,7 +45,9 @@ void ReferenceOps::stream_cross_attention(const StreamTables& t, const StreamEve
   const int half = t.head_dim / 2;
   const float scale = 1.0f / std::sqrt(static_cast<float>(t.head_dim));
   const auto kv_row = [&](std::int64_t row) { return row * 2 * t.dim; };
-  const auto bucket = [&](std::int32_t e) { return std::min(events.value[e], t.value_buckets - 1); };
+  const auto bucket = [&](std::int32_t e) {
+    return std::min(events.value[e], t.value_buckets - 1);
+  };
   const auto rstd = [&](std::int32_t e) {
     return t.rstd[static_cast<std::int64_t>(events.unit[e]) * t.value_buckets + bucket(e)];
   };
