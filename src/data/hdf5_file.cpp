@@ -9,6 +9,7 @@
 #include <cstring>
 #include <memory>
 
+#include "data/hdf5_headers.h"
 #include "data/hdf5_heaps.h"
 
 namespace cortex::hdf5 {
@@ -449,20 +450,25 @@ std::optional<std::string> File::text_of(hid_t attribute) const {
   return fixed_text(raw.data(), bytes, type.get());
 }
 
+AttributeHandle File::open_attribute(const std::string& path, const char* attribute) const {
+  const ObjectHandle object = open_object(path);
+  H5O_info_t info{};
+  if (!object || H5Oget_info2(object.get(), &info, H5O_INFO_BASIC) < 0 ||
+      !sound_attributes(heaps_->file(), info.addr) || H5Aexists(object.get(), attribute) <= 0)
+    return {};
+  return AttributeHandle(H5Aopen(object.get(), attribute, H5P_DEFAULT));
+}
+
 std::optional<std::string> File::text_attribute(const std::string& path,
                                                 const char* attribute) const {
   const LibraryLock lock;
-  const ObjectHandle object = open_object(path);
-  if (!object || H5Aexists(object.get(), attribute) <= 0) return std::nullopt;
-  const AttributeHandle id(H5Aopen(object.get(), attribute, H5P_DEFAULT));
+  const AttributeHandle id = open_attribute(path, attribute);
   return id ? text_of(id.get()) : std::nullopt;
 }
 
 std::optional<double> File::real_attribute(const std::string& path, const char* attribute) const {
   const LibraryLock lock;
-  const ObjectHandle object = open_object(path);
-  if (!object || H5Aexists(object.get(), attribute) <= 0) return std::nullopt;
-  const AttributeHandle id(H5Aopen(object.get(), attribute, H5P_DEFAULT));
+  const AttributeHandle id = open_attribute(path, attribute);
   if (!id) return std::nullopt;
   const TypeHandle type(H5Aget_type(id.get()));
   const SpaceHandle space(H5Aget_space(id.get()));

@@ -66,6 +66,8 @@ class File {
   File(FileHandle file, PropertyHandle access, std::string name, std::uint64_t bytes);
   static Result<File> adopt(FileHandle file, const std::string& name);
   ObjectHandle open_object(const std::string& path) const;
+  /// Invalid where the object has none of that name, or attributes that overrun their messages.
+  AttributeHandle open_attribute(const std::string& path, const char* attribute) const;
   Result<Dataset> open_dataset(const std::string& path) const;
   template <class T>
   Result<Array<T>> numbers(const std::string& path, hid_t memory_type, Kind widest) const;

@@ -20,6 +20,8 @@ class GlobalHeaps {
   /// `file` outlives this.
   explicit GlobalHeaps(std::span<const std::byte> file);
 
+  std::span<const std::byte> file() const { return file_; }
+
   /// What is wrong with a heap or with a text attribute's reference; nothing if all are sound.
   const std::optional<std::string>& fault() const { return fault_; }
 
