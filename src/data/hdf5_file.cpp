@@ -222,6 +222,10 @@ bool File::exists(const std::string& path) const {
 }
 
 ObjectHandle File::open_object(const std::string& path) const {
+  H5L_info_t link{};
+  if (path != "/" && H5Lget_info(file_.get(), path.c_str(), &link, access_.get()) >= 0 &&
+      link.type == H5L_TYPE_HARD && !sound_header(heaps_->file(), link.u.address))
+    return {};
   return ObjectHandle(H5Oopen(file_.get(), path.c_str(), access_.get()));
 }
 
@@ -454,7 +458,7 @@ AttributeHandle File::open_attribute(const std::string& path, const char* attrib
   const ObjectHandle object = open_object(path);
   H5O_info_t info{};
   if (!object || H5Oget_info2(object.get(), &info, H5O_INFO_BASIC) < 0 ||
-      !sound_attributes(heaps_->file(), info.addr) || H5Aexists(object.get(), attribute) <= 0)
+      !sound_header(heaps_->file(), info.addr) || H5Aexists(object.get(), attribute) <= 0)
     return {};
   return AttributeHandle(H5Aopen(object.get(), attribute, H5P_DEFAULT));
 }

@@ -7,6 +7,7 @@
 namespace cortex::hdf5 {
 namespace {
 
+constexpr unsigned kDatatype = 0x03;
 constexpr unsigned kAttribute = 0x0c;
 constexpr unsigned kContinuation = 0x10;
 constexpr std::size_t kMostChunks = 1024;
@@ -59,15 +60,38 @@ std::int64_t count_values(Bytes space) {
   return c.good() ? count : -1;
 }
 
-/// Bytes of one value in the file, or -1.
+/// An enumeration is of integers of its own size, and its members lie within its message.
+bool sound_enumeration(Bytes type) {
+  Cursor c(type);
+  const auto version = c.number(1) >> 4;
+  const auto members = c.number(2);
+  c.take(1);
+  const std::uint64_t size = c.number(4);
+  constexpr std::uint64_t kInteger = 0;
+  const auto base = c.number(1) & 15;
+  c.take(3);
+  const std::uint64_t base_size = c.number(4);
+  c.take(4);  // bit offset and precision of the base
+  if (!c.good() || base != kInteger || base_size != size) return false;
+  for (std::uint64_t m = 0; m < members && c.good(); ++m) {
+    std::uint64_t bytes = 1;
+    while (c.good() && c.number(1) != 0) ++bytes;
+    if (version < 3) c.take((8 - bytes % 8) % 8);
+  }
+  c.take(members * size);
+  return c.good();
+}
+
+/// Bytes of one value in the file, or -1 where the type is not sound.
 std::int64_t value_bytes(Bytes type) {
+  constexpr unsigned kEnumeration = 8;
   constexpr unsigned kVariableLength = 9;
   constexpr std::uint64_t kReference = 16;
   Cursor c(type);
   const auto kind = c.number(1) & 15;
   c.take(3);
   const std::uint64_t size = c.number(4);
-  if (!c.good()) return -1;
+  if (!c.good() || (kind == kEnumeration && !sound_enumeration(type))) return -1;
   return static_cast<std::int64_t>(kind == kVariableLength ? std::max(size, kReference) : size);
 }
 
@@ -109,6 +133,7 @@ bool sound_messages(Bytes chunk, const Format& format,
     if (!c.good()) return false;
     constexpr unsigned kShared = 2;
     if (type == kAttribute && ((flags & kShared) || !sound_attribute(message))) return false;
+    if (type == kDatatype && !(flags & kShared) && value_bytes(message) < 0) return false;
     if (type == kContinuation) {
       Cursor where(message);
       const std::uint64_t at = where.number(8), bytes = where.number(8);
@@ -126,7 +151,7 @@ Bytes slice(Bytes file, std::uint64_t at, std::uint64_t bytes) {
 
 }  // namespace
 
-bool sound_attributes(Bytes file, std::uint64_t address) {
+bool sound_header(Bytes file, std::uint64_t address) {
   if (address >= file.size()) return false;
   Cursor c(file.subspan(static_cast<std::size_t>(address)));
   Format format;

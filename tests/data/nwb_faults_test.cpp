@@ -280,15 +280,15 @@ TEST_F(NwbFaults, AnAttributeThatClaimsMoreThanItsMessageHoldsIsNotFollowed) {
   std::uint64_t root = 0;
   constexpr std::size_t kRootAddress = 0x40;  // in a superblock of version 0
   std::memcpy(&root, bytes.data() + kRootAddress, sizeof root);
-  EXPECT_TRUE(hdf5::sound_attributes(std::as_bytes(std::span(bytes)), root));
+  EXPECT_TRUE(hdf5::sound_header(std::as_bytes(std::span(bytes)), root));
   const std::size_t name = bytes.find(std::string("nwb_version\0", 12));
   ASSERT_NE(name, std::string::npos);
   constexpr std::size_t kSizeOfType = 16 + 4;  // after the padded name
   const std::uint32_t huge = 60'000;
   std::memcpy(bytes.data() + name + kSizeOfType, &huge, sizeof huge);
-  EXPECT_FALSE(hdf5::sound_attributes(std::as_bytes(std::span(bytes)), root));
+  EXPECT_FALSE(hdf5::sound_header(std::as_bytes(std::span(bytes)), root));
   EXPECT_FALSE(read_nwb_image(std::as_bytes(std::span(bytes)), "overrun"));
-  EXPECT_FALSE(hdf5::sound_attributes(std::as_bytes(std::span(bytes)), bytes.size()));
+  EXPECT_FALSE(hdf5::sound_header(std::as_bytes(std::span(bytes)), bytes.size()));
 }
 
 TEST_F(NwbFaults, AFlippedByteNeverDoesMoreThanFail) {
