@@ -11,6 +11,7 @@ namespace {
 constexpr double kWindow = 0.2;  // seconds
 constexpr double kEdge = 1e-9;   // seconds
 constexpr std::size_t kMinWindows = 100;
+constexpr double kMostWindowCounts = 1e8;
 constexpr double kMinWindowMean = 0.05;
 constexpr double kMinDriftSession = 200;  // seconds
 constexpr double kMinDriftObserved = 60;  // seconds
@@ -68,6 +69,13 @@ double centre(const std::vector<Interval>& spans) {
 }
 
 std::optional<Spread> fano_factors(const Recording& recording) {
+  double count_of_windows = 0;
+  for (const Trial& trial : recording.trials)
+    count_of_windows += std::max(0.0, (trial.span.stop_s - trial.span.start_s) / kWindow);
+  // More than a day of trials of some hundred units is a damaged column, not a recording.
+  const double looked_up =
+      count_of_windows * std::max(1.0, static_cast<double>(recording.units.size()));
+  if (!(looked_up <= kMostWindowCounts)) return std::nullopt;
   std::vector<Interval> windows;
   for (const Trial& trial : recording.trials)
     for (int w = 0; trial.span.start_s + (w + 1) * kWindow <= trial.span.stop_s + kEdge; ++w)
