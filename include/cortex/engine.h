@@ -70,7 +70,17 @@ struct SessionInfo {
 /// fresh: in time. late: computed, handed over after its deadline. refused: computed, so that the
 /// stream stays exact, but withheld because its deadline had passed.
 enum class StepStatus { fresh, late, refused };
-const char* to_string(StepStatus status);
+constexpr const char* to_string(StepStatus status) {
+  switch (status) {
+    case StepStatus::fresh:
+      return "fresh";
+    case StepStatus::late:
+      return "late";
+    case StepStatus::refused:
+      return "refused";
+  }
+  return "refused";
+}
 
 struct StepRequest {
   SessionId session = 0;

@@ -47,18 +47,6 @@ class Waiter final : public StepSink, public WindowSink {
 
 }  // namespace
 
-const char* to_string(StepStatus status) {
-  switch (status) {
-    case StepStatus::fresh:
-      return "fresh";
-    case StepStatus::late:
-      return "late";
-    case StepStatus::refused:
-      return "refused";
-  }
-  return "refused";
-}
-
 Result<OwnedAnswer> Engine::step(const StepRequest& request) {
   Waiter waiter;
   if (auto ok = submit(request, waiter); !ok) return ok.error();

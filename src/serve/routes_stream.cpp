@@ -18,19 +18,6 @@ constexpr std::uint16_t kGoingAway = 1001;
 constexpr TimeNs kRetryForNs = 5'000'000'000;
 constexpr std::chrono::milliseconds kRetryEvery{1};
 
-/// The engine's own to_string lives in its library, which this room does not link.
-const char* status_name(StepStatus status) {
-  switch (status) {
-    case StepStatus::fresh:
-      return "fresh";
-    case StepStatus::late:
-      return "late";
-    case StepStatus::refused:
-      return "refused";
-  }
-  return "fresh";
-}
-
 ApiError lost_session() {
   return ApiError(Error{ErrorCode::not_found,
                         "the session was lost: it was idle for too long or closed. Send an open "
@@ -306,7 +293,7 @@ std::string StreamSocket::answer_text(const Slot& slot) {
     w.end_array();
   }
   w.key("latency_ms").value(to_ms(RealClock::instance().now() - slot.arrived_ns));
-  w.key("status").value(status_name(slot.status));
+  w.key("status").value(to_string(slot.status));
   w.key("queue_wait_ms").value(to_ms(slot.started_ns - slot.submitted_ns));
   w.key("inference_ms").value(to_ms(slot.finished_ns - slot.started_ns));
   if (drop_out_of_step_) w.key("dropped_events").value(slot.dropped_events);
