@@ -87,7 +87,7 @@ want_clang() {
   if [[ -n $major && -n $(candidate "libclang-rt-$major-dev") ]]; then want "libclang-rt-$major-dev"; fi
 }
 
-for package in make g++ cmake ninja-build libfmt-dev libspdlog-dev libsimdjson-dev libhdf5-dev \
+for package in make g++ cmake ninja-build libfmt-dev libspdlog-dev libsimdjson-dev libhdf5-dev zlib1g-dev \
   libcli11-dev; do
   want "$package"
 done

@@ -33,9 +33,12 @@ struct PageLayout {
   int dim = 0;
   int window_steps = 0;
   int page_steps = 0;
+  int element_bytes = 4;
 
   std::int32_t pages_per_session() const { return (window_steps + page_steps - 1) / page_steps; }
-  std::int64_t page_floats() const { return std::int64_t{2} * layers * page_steps * latents * dim; }
+  std::int64_t page_bytes() const {
+    return std::int64_t{2} * layers * page_steps * latents * dim * element_bytes;
+  }
 };
 
 }  // namespace cortex

@@ -8,7 +8,9 @@
 #include <cerrno>
 #include <cstring>
 #include <memory>
+#include <string_view>
 
+#include "data/hdf5_chunks.h"
 #include "data/hdf5_headers.h"
 #include "data/hdf5_heaps.h"
 
@@ -88,29 +90,12 @@ bool filters_allowed(hid_t create) {
   return filters >= 0;
 }
 
-/// Where the library puts variable-length strings: bounded, because a small file can point at one
-/// long string from many rows, and freed as a whole, because a failed read frees nothing.
-class StringArena {
- public:
-  explicit StringArena(std::size_t budget) : budget_(budget) {}
-  static void* allocate(std::size_t bytes, void* self) {
-    auto& arena = *static_cast<StringArena*>(self);
-    if (bytes > arena.budget_) return nullptr;
-    arena.budget_ -= bytes;
-    arena.blocks_.push_back(std::make_unique<char[]>(bytes));
-    return arena.blocks_.back().get();
-  }
-  static void release(void*, void*) {}
-
- private:
-  std::size_t budget_;
-  std::vector<std::unique_ptr<char[]>> blocks_;
-};
-
-std::string until_nul(const char* text, std::size_t limit) { return {text, strnlen(text, limit)}; }
+std::string until_nul(std::string_view text) {
+  return std::string(text.substr(0, text.find('\0')));
+}
 
 std::string fixed_text(const char* text, std::size_t bytes, hid_t type) {
-  std::string value = until_nul(text, bytes);
+  std::string value = until_nul({text, bytes});
   if (H5Tget_strpad(type) == H5T_STR_SPACEPAD)
     while (!value.empty() && value.back() == ' ') value.pop_back();
   return value;
@@ -141,6 +126,8 @@ struct File::Dataset {
   DatasetHandle id;
   TypeHandle type;
   SpaceHandle space;
+  PropertyHandle create;
+  std::vector<hsize_t> chunk;  // empty unless stored in chunks
   Kind kind = Kind::other;
   std::vector<std::int64_t> dims;
   std::size_t count = 0;
@@ -264,8 +251,10 @@ Result<File::Dataset> File::open_dataset(const std::string& path) const {
   data.id = DatasetHandle(object.get());
   data.type = TypeHandle(H5Dget_type(data.id.get()));
   data.space = SpaceHandle(H5Dget_space(data.id.get()));
-  const PropertyHandle create(H5Dget_create_plist(data.id.get()));
-  if (!data.type || !data.space || !create) return corrupt(path, "bad header: " + last_error());
+  data.create = PropertyHandle(H5Dget_create_plist(data.id.get()));
+  const hid_t create = data.create.get();
+  if (!data.type || !data.space || !data.create)
+    return corrupt(path, "bad header: " + last_error());
   data.kind = kind_of(data.type.get());
   data.element_bytes = H5Tget_size(data.type.get());
   if (data.kind == Kind::text && H5Tis_variable_str(data.type.get()) > 0) data.element_bytes = 16;
@@ -291,16 +280,16 @@ Result<File::Dataset> File::open_dataset(const std::string& path) const {
   data.count = static_cast<std::size_t>(count);
   if (data.kind == Kind::other) return data;
 
-  if (H5Pget_external_count(create.get()) != 0)
+  if (H5Pget_external_count(create) != 0)
     return Error{ErrorCode::unsupported, fmt::format("{}: {}: stored in another file", name_, path),
                  path};
-  if (!filters_allowed(create.get()))
+  if (!filters_allowed(create))
     return Error{
         ErrorCode::unsupported,
         fmt::format("{}: {}: a filter other than gzip, shuffle and fletcher32", name_, path), path};
   const std::uint64_t stored = std::min<std::uint64_t>(H5Dget_storage_size(data.id.get()), bytes_);
   std::uint64_t most = 0;
-  switch (H5Pget_layout(create.get())) {
+  switch (H5Pget_layout(create)) {
     case H5D_COMPACT:
     case H5D_CONTIGUOUS:
       most = stored;
@@ -308,15 +297,20 @@ Result<File::Dataset> File::open_dataset(const std::string& path) const {
     case H5D_CHUNKED: {
       most = stored * kMaxExpansion + kSlackBytes;
       std::array<hsize_t, H5S_MAX_RANK> chunk{};
-      const int chunk_rank = H5Pget_chunk(create.get(), H5S_MAX_RANK, chunk.data());
-      if (chunk_rank != rank) return corrupt(path, "chunks of another rank than the dataset");
-      std::uint64_t chunk_bytes = data.element_bytes;
+      const int chunk_rank = H5Pget_chunk(create, H5S_MAX_RANK, chunk.data());
+      if (chunk_rank != rank || rank == 0)
+        return corrupt(path, "chunks of another rank than the dataset");
+      std::uint64_t chunk_bytes = data.element_bytes, chunks = 1;
       for (int i = 0; i < rank; ++i) {
         if (chunk[i] == 0 || chunk_bytes > kMaxChunkBytes / chunk[i])
           return corrupt(path, "implausible chunk size");
         chunk_bytes *= chunk[i];
+        // Every chunk has an entry in the file, however small.
+        chunks *= (dims[i] + chunk[i] - 1) / chunk[i];
       }
+      if (chunks > bytes_) return corrupt(path, "more chunks than its file has room for");
       if (count > 0 && chunk_bytes > most) return corrupt(path, "chunks larger than its storage");
+      data.chunk.assign(chunk.begin(), chunk.begin() + rank);
       break;
     }
     default:
@@ -336,28 +330,51 @@ Result<File::Description> File::describe(const std::string& path) const {
   return Description{data->kind, data->dims};
 }
 
+Result<void> File::read(const Dataset& data, const std::string& path,
+                        std::span<std::byte> into) const {
+  if (data.count == 0) return {};
+  if (data.dims.size() > 2)
+    return corrupt(path, fmt::format("has rank {}, at most 2 expected", data.dims.size()));
+  if (!data.chunk.empty()) {
+    const ChunkedLayout layout{data.dims, data.chunk, data.element_bytes};
+    const auto read = read_chunks(data.id.get(), data.create.get(), layout, into);
+    if (!read) return corrupt(path, read.error().message);
+    return {};
+  }
+  if (H5Tis_variable_str(data.type.get()) > 0) {
+    // The library would follow the references; these are read as they stand.
+    if (H5Pget_layout(data.create.get()) != H5D_CONTIGUOUS)
+      return Error{ErrorCode::unsupported,
+                   fmt::format("{}: {}: compact variable-length text", name_, path), path};
+    const auto file = heaps_->file();
+    const haddr_t at = H5Dget_offset(data.id.get());
+    if (at > file.size() || into.size() > file.size() - at)
+      return corrupt(path, "lies beyond the end of the file");
+    std::memcpy(into.data(), file.data() + at, into.size());
+    return {};
+  }
+  if (H5Dread(data.id.get(), data.type.get(), H5S_ALL, H5S_ALL, H5P_DEFAULT, into.data()) < 0)
+    return corrupt(path, "cannot read: " + last_error());
+  return {};
+}
+
 template <class T>
 Result<Array<T>> File::numbers(const std::string& path, hid_t memory_type, Kind widest) const {
   const LibraryLock lock;
   auto data = open_dataset(path);
   if (!data) return data.error();
-  if (data->dims.size() > 2)
-    return corrupt(path, fmt::format("has rank {}, at most 2 expected", data->dims.size()));
+  if (data->kind != Kind::boolean && data->kind != Kind::integer && data->kind != widest)
+    return corrupt(path, fmt::format("not {}", widest == Kind::real ? "a number" : "an integer"));
   Array<T> out;
   out.dims = data->dims;
-  if (data->kind == Kind::boolean) {
-    std::vector<std::int8_t> raw(data->count);
-    if (H5Dread(data->id.get(), data->type.get(), H5S_ALL, H5S_ALL, H5P_DEFAULT, raw.data()) < 0)
-      return corrupt(path, "cannot read: " + last_error());
-    out.values.assign(raw.begin(), raw.end());
-    return out;
-  }
-  if (data->kind != Kind::integer && data->kind != widest)
-    return corrupt(path, fmt::format("not {}", widest == Kind::real ? "a number" : "an integer"));
   out.values.resize(data->count);
-  if (data->count > 0 &&
-      H5Dread(data->id.get(), memory_type, H5S_ALL, H5S_ALL, H5P_DEFAULT, out.values.data()) < 0)
-    return corrupt(path, "cannot read: " + last_error());
+  const auto bytes = std::as_writable_bytes(std::span(out.values));
+  // No kind is wider than T: the values as stored fill the front, then widen in place.
+  if (auto ok = read(*data, path, bytes.first(data->count * data->element_bytes)); !ok)
+    return ok.error();
+  const hid_t stored = data->kind == Kind::boolean ? H5T_NATIVE_INT8 : data->type.get();
+  if (H5Tconvert(stored, memory_type, data->count, bytes.data(), nullptr, H5P_DEFAULT) < 0)
+    return corrupt(path, "cannot convert: " + last_error());
   return out;
 }
 
@@ -369,67 +386,32 @@ Result<Array<std::int64_t>> File::integers(const std::string& path) const {
   return numbers<std::int64_t>(path, H5T_NATIVE_INT64, Kind::integer);
 }
 
-Result<void> File::check_references(const Dataset& data, const std::string& path) const {
-  const PropertyHandle create(H5Dget_create_plist(data.id.get()));
-  // Elsewhere than in plain blocks of the file, references cannot be seen before they are followed.
-  const auto hidden = [&] {
-    return Error{ErrorCode::unsupported,
-                 fmt::format("{}: {}: compact or compressed variable-length text", name_, path),
-                 path};
-  };
-  const auto check = [&](haddr_t at, hsize_t bytes) -> Result<void> {
-    if (heaps_->sound_references(at, bytes)) return {};
-    return corrupt(path, "refers to text that is not there");
-  };
-  if (H5Pget_layout(create.get()) == H5D_CONTIGUOUS)
-    return check(H5Dget_offset(data.id.get()), data.count * data.element_bytes);
-  if (H5Pget_layout(create.get()) != H5D_CHUNKED || H5Pget_nfilters(create.get()) != 0)
-    return hidden();
-  hsize_t chunks = 0;
-  if (H5Dget_num_chunks(data.id.get(), data.space.get(), &chunks) < 0)
-    return corrupt(path, "bad chunks: " + last_error());
-  for (hsize_t i = 0; i < chunks; ++i) {
-    std::array<hsize_t, H5S_MAX_RANK> offset{};
-    unsigned mask = 0;
-    haddr_t at = 0;
-    hsize_t bytes = 0;
-    if (H5Dget_chunk_info(data.id.get(), data.space.get(), i, offset.data(), &mask, &at, &bytes) <
-        0)
-      return corrupt(path, "bad chunks: " + last_error());
-    if (auto ok = check(at, bytes); !ok) return ok.error();
-  }
-  return {};
-}
-
 Result<Array<std::string>> File::texts(const std::string& path) const {
   const LibraryLock lock;
   auto data = open_dataset(path);
   if (!data) return data.error();
   if (data->kind != Kind::text) return corrupt(path, "not text");
   if (data->dims.size() > 1) return corrupt(path, "text of rank 2 or more");
+  std::vector<std::byte> raw(data->count * data->element_bytes);
+  if (auto ok = read(*data, path, raw); !ok) return ok.error();
+  const bool variable = H5Tis_variable_str(data->type.get()) > 0;
+  // Many references may lead to one long text.
+  std::uint64_t budget = bytes_ * 16 + kSlackBytes;
   Array<std::string> out;
   out.dims = data->dims;
   out.values.reserve(data->count);
-  if (data->count == 0) return out;
-  if (H5Tis_variable_str(data->type.get()) > 0) {
-    if (auto ok = check_references(*data, path); !ok) return ok.error();
-    StringArena arena(static_cast<std::size_t>(
-        std::min<std::uint64_t>(bytes_ * 16 + kSlackBytes, std::uint64_t{1} << 30)));
-    const PropertyHandle transfer(H5Pcreate(H5P_DATASET_XFER));
-    H5Pset_vlen_mem_manager(transfer.get(), StringArena::allocate, &arena, StringArena::release,
-                            &arena);
-    std::vector<char*> pointers(data->count, nullptr);
-    if (H5Dread(data->id.get(), data->type.get(), H5S_ALL, H5S_ALL, transfer.get(),
-                pointers.data()) < 0)
-      return corrupt(path, "cannot read: " + last_error());
-    for (const char* text : pointers) out.values.emplace_back(text == nullptr ? "" : text);
-  } else {
-    std::vector<char> raw(data->count * data->element_bytes);
-    if (H5Dread(data->id.get(), data->type.get(), H5S_ALL, H5S_ALL, H5P_DEFAULT, raw.data()) < 0)
-      return corrupt(path, "cannot read: " + last_error());
-    for (std::size_t i = 0; i < data->count; ++i)
+  for (std::size_t i = 0; i < data->count; ++i) {
+    const auto* const at = raw.data() + i * data->element_bytes;
+    if (!variable) {
       out.values.push_back(
-          fixed_text(raw.data() + i * data->element_bytes, data->element_bytes, data->type.get()));
+          fixed_text(reinterpret_cast<const char*>(at), data->element_bytes, data->type.get()));
+      continue;
+    }
+    const auto text = heaps_->text(std::span(at, data->element_bytes));
+    if (!text) return corrupt(path, fmt::format("row {} refers to text that is not there", i));
+    if (text->size() > budget) return corrupt(path, "implausibly much text");
+    budget -= text->size();
+    out.values.push_back(until_nul(*text));
   }
   return out;
 }

@@ -71,7 +71,8 @@ class File {
   Result<Dataset> open_dataset(const std::string& path) const;
   template <class T>
   Result<Array<T>> numbers(const std::string& path, hid_t memory_type, Kind widest) const;
-  Result<void> check_references(const Dataset& data, const std::string& path) const;
+  /// The elements as they are stored; of variable-length text, the references.
+  Result<void> read(const Dataset& data, const std::string& path, std::span<std::byte> into) const;
   std::optional<std::string> text_of(hid_t attribute) const;
 
   std::unique_ptr<FileMapping> mapping_;  // what heaps_ looks at, for a file on disk

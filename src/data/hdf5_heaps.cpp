@@ -24,6 +24,11 @@ T load(std::span<const std::byte> file, std::uint64_t at) {
   return value;
 }
 
+bool leads_nowhere(std::span<const std::byte> reference) {
+  const auto heap = load<std::uint64_t>(reference, 4);
+  return heap == 0 || heap == UINT64_MAX;
+}
+
 /// Where the values of a text attribute lie.
 struct Values {
   std::uint64_t at = 0;
@@ -56,11 +61,11 @@ GlobalHeaps::GlobalHeaps(std::span<const std::byte> file) : file_(file) {
   if (!fault_) check_attributes();
 }
 
-std::optional<GlobalHeaps::Sizes> GlobalHeaps::walk(std::uint64_t heap) const {
+std::optional<GlobalHeaps::Objects> GlobalHeaps::walk(std::uint64_t heap) const {
   if (file_.size() - heap < kCollectionHeader) return std::nullopt;
   const auto size = load<std::uint64_t>(file_, heap + 8);
   if (size < kCollectionHeader || size > file_.size() - heap) return std::nullopt;
-  Sizes sizes;
+  Objects objects;
   const std::uint64_t end = heap + size;
   for (std::uint64_t object = heap + kCollectionHeader; end - object >= kObjectHeader;) {
     const std::uint64_t room = end - object;
@@ -70,10 +75,11 @@ std::optional<GlobalHeaps::Sizes> GlobalHeaps::walk(std::uint64_t heap) const {
     // Object 0 is the free space, and counts its own header.
     const std::uint64_t taken = index == 0 ? bytes : kObjectHeader + (bytes + 7) / 8 * 8;
     if (taken < kObjectHeader || taken > room) return std::nullopt;
-    if (index != 0 && !sizes.emplace(index, bytes).second) return std::nullopt;
+    if (index != 0 && !objects.emplace(index, Object{object + kObjectHeader, bytes}).second)
+      return std::nullopt;
     object += taken;
   }
-  return sizes;
+  return objects;
 }
 
 void GlobalHeaps::find_heaps() {
@@ -85,31 +91,37 @@ void GlobalHeaps::find_heaps() {
             memmem(at, static_cast<std::size_t>(end - at), kMagic, sizeof kMagic))) != nullptr;
        ++at) {
     const auto address = static_cast<std::uint64_t>(at - begin);
-    auto sizes = walk(address);
-    if (!sizes) {
+    auto objects = walk(address);
+    if (!objects) {
       fault_ = "a damaged global heap at byte " + std::to_string(address);
       return;
     }
-    heaps_.emplace(address, std::move(*sizes));
+    heaps_.emplace(address, std::move(*objects));
   }
 }
 
-bool GlobalHeaps::sound_reference(std::uint64_t at) const {
-  const std::uint64_t length = load<std::uint32_t>(file_, at);
-  const auto address = load<std::uint64_t>(file_, at + 4);
-  if (address == 0 || address == UINT64_MAX) return length == 0;
-  const auto heap = heaps_.find(address);
-  if (heap == heaps_.end()) return false;
-  const auto object = heap->second.find(load<std::uint32_t>(file_, at + 12));
-  return object != heap->second.end() && length <= object->second &&
-         object->second <= (length / kLibraryBuffer + 1) * kLibraryBuffer;
+const GlobalHeaps::Object* GlobalHeaps::find(std::span<const std::byte> reference) const {
+  const auto heap = heaps_.find(load<std::uint64_t>(reference, 4));
+  if (heap == heaps_.end()) return nullptr;
+  const auto object = heap->second.find(load<std::uint32_t>(reference, 12));
+  return object == heap->second.end() ? nullptr : &object->second;
 }
 
-bool GlobalHeaps::sound_references(std::uint64_t at, std::uint64_t bytes) const {
-  if (at > file_.size() || bytes > file_.size() - at) return false;
-  for (std::uint64_t i = 0; i + kReference <= bytes; i += kReference)
-    if (!sound_reference(at + i)) return false;
-  return true;
+std::optional<std::string_view> GlobalHeaps::text(std::span<const std::byte> reference) const {
+  const std::uint64_t length = load<std::uint32_t>(reference, 0);
+  if (leads_nowhere(reference))
+    return length == 0 ? std::optional(std::string_view()) : std::nullopt;
+  const Object* const object = find(reference);
+  if (object == nullptr || length > object->bytes) return std::nullopt;
+  return std::string_view(reinterpret_cast<const char*>(file_.data()) + object->at, length);
+}
+
+bool GlobalHeaps::library_may_follow(std::span<const std::byte> reference) const {
+  const std::uint64_t length = load<std::uint32_t>(reference, 0);
+  if (leads_nowhere(reference)) return length == 0;
+  const Object* const object = find(reference);
+  return object != nullptr && length <= object->bytes &&
+         object->bytes <= (length / kLibraryBuffer + 1) * kLibraryBuffer;
 }
 
 void GlobalHeaps::check_attributes() {
@@ -123,7 +135,8 @@ void GlobalHeaps::check_attributes() {
     for (const std::uint64_t type_bytes : {16, 20, 24}) {
       const auto values = after_dataspace(file_, type + type_bytes);
       if (!values || values->count != 1) continue;
-      if (!sound_references(values->at, kReference)) {
+      if (values->at > file_.size() - kReference ||
+          !library_may_follow(file_.subspan(values->at, kReference))) {
         fault_ = "a text attribute without its text at byte " + std::to_string(values->at);
         return;
       }

@@ -5,6 +5,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 
 namespace cortex::hdf5 {
@@ -14,7 +15,8 @@ namespace cortex::hdf5 {
 /// libhdf5 (1.10) believes what it finds there: an object of size zero makes it loop for ever, an
 /// index that the heap lacks makes it read wild memory, an object larger than the reference to it
 /// says is copied past the end of its buffer, and a reference of 4 GB is allocated before it is
-/// looked up. So heaps and references are checked here before the library follows them.
+/// looked up. So heaps are checked here, the references of attributes
+/// before the library follows them, and those of datasets are followed here alone.
 class GlobalHeaps {
  public:
   /// `file` outlives this.
@@ -25,19 +27,24 @@ class GlobalHeaps {
   /// What is wrong with a heap or with a text attribute's reference; nothing if all are sound.
   const std::optional<std::string>& fault() const { return fault_; }
 
-  /// Whether the library may follow the references in `bytes` bytes of a dataset at `at`.
-  bool sound_references(std::uint64_t at, std::uint64_t bytes) const;
+  /// The text that a reference of 16 bytes leads to; nothing where it leads nowhere.
+  std::optional<std::string_view> text(std::span<const std::byte> reference) const;
 
  private:
-  using Sizes = std::unordered_map<std::uint32_t, std::uint64_t>;  // by object index
+  struct Object {
+    std::uint64_t at = 0;
+    std::uint64_t bytes = 0;
+  };
+  using Objects = std::unordered_map<std::uint32_t, Object>;  // by index
 
   void find_heaps();
   void check_attributes();
-  std::optional<Sizes> walk(std::uint64_t heap) const;
-  bool sound_reference(std::uint64_t at) const;
+  std::optional<Objects> walk(std::uint64_t heap) const;
+  bool library_may_follow(std::span<const std::byte> reference) const;
+  const Object* find(std::span<const std::byte> reference) const;
 
   std::span<const std::byte> file_;
-  std::unordered_map<std::uint64_t, Sizes> heaps_;  // by address
+  std::unordered_map<std::uint64_t, Objects> heaps_;  // by address
   std::optional<std::string> fault_;
 };
 

@@ -90,13 +90,17 @@ LocalEngine::LocalEngine(const EngineOptions& options, const ModelFile& file)
   ready_windows_.reserve(window_jobs_.size());
   if (streams()) {
     bins_per_step_ = config_.bins_per_step();
-    layout_ = {config_.layers, config_.latents, config_.dim, config_.window_steps, kPageSteps};
+    const DType cached = ops_->cache_dtype(file.precision());
+    layout_ = {config_.layers,       config_.latents, config_.dim,
+               config_.window_steps, kPageSteps,      static_cast<int>(size_of(cached))};
     const int total = options_.max_sessions + kDecoders;
     pages_ = std::make_unique<PagePool>(total * layout_.pages_per_session());
-    pool_memory_ = ops_->allocate(sizeof(float) * static_cast<std::size_t>(layout_.page_floats()) *
+    pool_memory_ = ops_->allocate(static_cast<std::size_t>(layout_.page_bytes()) *
                                   static_cast<std::size_t>(pages_->total()));
-    stream_ = std::make_unique<StreamModel>(file, *ops_, options_.max_batch, kPageSteps,
-                                            pool_memory_.f32(), layout_.page_floats());
+    ops_->clear(pool_memory_);
+    stream_ = std::make_unique<StreamModel>(
+        file, *ops_, options_.max_batch,
+        StreamPages{pool_memory_.as<std::byte>(), layout_.page_bytes(), kPageSteps, cached});
     stream_batch_.reserve(
         options_.max_batch,
         static_cast<std::int64_t>(config_.receptive_steps) * config_.max_events_per_step,

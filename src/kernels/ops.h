@@ -43,7 +43,16 @@ inline MatrixView matrix(float* data, std::int64_t rows, std::int64_t cols) {
   return {data, rows, cols, cols};
 }
 
-/// A weight [out, in] in the form that a backend multiplies by.
+/// A linear's weight as a model file holds it, [out, in]: its dtype is the precision to compute in.
+/// f32: float32. bf16: activations are rounded to bf16, sums are float32. i8: activations are
+/// quantised per row (symmetric, to the row's largest magnitude), sums are int32, and the result is
+/// scaled by `scale[out]` times the row's own scale.
+struct LinearTensor {
+  const Tensor& weight;
+  const Tensor* scale = nullptr;  ///< [out] f32, i8 alone
+};
+
+/// The same weight in the form that a backend multiplies by.
 class LinearWeight {
  public:
   LinearWeight(std::int64_t out, std::int64_t in) : out_(out), in_(in) {}
@@ -112,32 +121,36 @@ struct StreamEvents {
 };
 
 /// What a stream model projects once at load, since an event's token has no time in it and the
-/// cross-attention's query no input: K and V of a token are rstd[u, v] * (unit_kv[u] +
-/// value_kv[v]).
+/// cross-attention's query no input. A token's K and V are rstd[u, v] times a sum of a unit's and a
+/// value's row; a rotated score is linear in K, so it is such a sum too, by the event's offset:
+///   score[r, h] = rstd[u, v] * (unit_score[u, offset] + value_score[v, offset])[r, h]
+///   V           = rstd[u, v] * (unit_v[u] + value_v[v])
 struct StreamTables {
   int dim = 0;
   int heads = 0;
   int head_dim = 0;
   int latents = 0;  ///< R
   int value_buckets = 0;
-  const float* unit_kv = nullptr;     ///< [units, 2 dim], K then V
-  const float* value_kv = nullptr;    ///< [value_buckets, 2 dim]
-  const float* rstd = nullptr;        ///< [units, value_buckets]
-  const float* query = nullptr;       ///< [R, dim], not rotated: time 0 is the end of the step
-  const float* null_score = nullptr;  ///< [R, heads], scaled
-  const float* null_v = nullptr;      ///< [dim]
-  const float* offset_cos = nullptr;  ///< [offsets, head_dim / 2] of the event's time before it
-  const float* offset_sin = nullptr;
-  const float* latent = nullptr;    ///< [R, dim]
-  const float* additive = nullptr;  ///< [units, R * dim]
+  int offsets = 0;                     ///< bins of the receptive steps
+  const float* unit_score = nullptr;   ///< [units, offsets, R * heads], scaled
+  const float* value_score = nullptr;  ///< [value_buckets, offsets, R * heads], scaled
+  const float* unit_v = nullptr;       ///< [units, dim]
+  const float* value_v = nullptr;      ///< [value_buckets, dim]
+  const float* rstd = nullptr;         ///< [units, value_buckets]
+  const float* null_score = nullptr;   ///< [R, heads], scaled
+  const float* null_v = nullptr;       ///< [dim]
+  const float* latent = nullptr;       ///< [R, dim]
+  const float* additive = nullptr;     ///< [units, R * dim]
 };
 
-/// K and V of every layer for whole steps, in pages of one pool. A page holds, for each layer,
-/// K [page_steps, R, dim] then V of the same shape. Step s of a stream lives in its slot s mod W,
-/// which is step (slot mod page_steps) of page pages[indptr[b] + slot / page_steps].
+/// K and V of every layer for whole steps, in pages of one pool. A page holds, for each layer, K
+/// and V of page_steps steps, ordered as the backend likes. Step s of a stream lives in its slot s
+/// mod W, which is step (slot mod page_steps) of page pages[indptr[b] + slot / page_steps]. The
+/// pool starts zeroed.
 struct PagedKv {
-  float* pool = nullptr;
-  std::int64_t page_floats = 0;
+  std::byte* pool = nullptr;
+  std::int64_t page_bytes = 0;
+  DType dtype = DType::f32;  ///< as the backend's cache_dtype has it
   int page_steps = 0;
   int window_steps = 0;                  ///< W
   const std::int32_t* indptr = nullptr;  ///< [steps + 1] into pages
@@ -167,11 +180,20 @@ class Ops {
 
   /// Uninitialised; std::bad_alloc when there is none.
   virtual Buffer allocate(std::size_t bytes) = 0;
+  virtual void clear(const Buffer& buffer) = 0;  ///< to zero bytes
   virtual void upload(const Buffer& to, const void* host, std::size_t bytes) = 0;
   virtual void download(void* host, const float* from, std::size_t bytes) = 0;
-  virtual std::unique_ptr<LinearWeight> pack_linear(const Tensor& weight) = 0;
+  virtual std::unique_ptr<LinearWeight> pack_linear(const LinearTensor& linear) = 0;
+  /// What K and V are kept in for a model whose linears are of `weights`.
+  virtual DType cache_dtype(DType weights) const = 0;
   /// Makes room for calls with up to `keys` keys an item, so that none allocates later.
   virtual void reserve(std::int64_t keys) = 0;
+
+  /// Bracket the calls of one forward, so that a backend may keep its threads awake between them.
+  virtual void begin_forward() {}
+  virtual void end_forward() {}
+  /// Names the calls that follow, for a profile. `name` outlives the forward.
+  virtual void section(const char* name) { (void)name; }
 
   /// out = epilogue(norm(x) W^T + bias). `bias` [out] or null. Rows are independent.
   virtual void norm_linear(const NormArgs& norm, MatrixView x, const LinearWeight& weight,
@@ -196,7 +218,20 @@ class Ops {
   virtual void paged_attention(const PagedAttentionArgs& args) = 0;
 };
 
-/// Plain C++, float32: the oracle that every other backend is compared with.
+/// Calls begin_forward and end_forward.
+class ForwardScope {
+ public:
+  explicit ForwardScope(Ops& ops) : ops_(ops) { ops_.begin_forward(); }
+  ~ForwardScope() { ops_.end_forward(); }
+  ForwardScope(const ForwardScope&) = delete;
+  ForwardScope& operator=(const ForwardScope&) = delete;
+
+ private:
+  Ops& ops_;
+};
+
+/// Plain C++, float32 whatever a weight's dtype: the oracle that every other backend is compared
+/// with.
 std::unique_ptr<Ops> make_reference_ops();
 
 }  // namespace cortex

@@ -35,6 +35,16 @@ std::vector<float> token_rstd(const Tensor& units, const Tensor& values) {
   return rstd;
 }
 
+/// The V half of rows [.., 2 dim] of K and V.
+std::vector<float> values_of(std::span<const float> kv, int dim) {
+  std::vector<float> v;
+  const auto width = static_cast<std::size_t>(dim);
+  for (std::size_t row = 0; row < kv.size(); row += 2 * width)
+    v.insert(v.end(), kv.begin() + static_cast<std::ptrdiff_t>(row + width),
+             kv.begin() + static_cast<std::ptrdiff_t>(row + 2 * width));
+  return v;
+}
+
 }  // namespace
 
 void StreamBatch::reserve(int n, std::int64_t events, int page_count) {
@@ -55,29 +65,27 @@ void StreamBatch::clear() {
   page_indptr.assign(1, 0);
 }
 
-StreamModel::StreamModel(const ModelFile& file, Ops& ops, int capacity, int page_steps, float* pool,
-                         std::int64_t page_floats)
+StreamModel::StreamModel(const ModelFile& file, Ops& ops, int capacity, const StreamPages& pages)
     : config_(file.config),
       ops_(ops),
-      page_steps_(page_steps),
-      pool_(pool),
-      page_floats_(page_floats),
+      pages_(pages),
       block_rotary_(config_.head_dim, config_.block_period_min_ms, config_.block_period_max_ms) {
   project_tables(file);
-  cross_out_ = ops_.pack_linear(file.at("cross.out"));
+  cross_out_ = ops_.pack_linear(file.linear("cross.out"));
   for (int i = 0; i < config_.layers; ++i) {
     const auto name = [&](const char* part) { return fmt::format("blocks.{}.{}", i, part); };
     Block b;
+    b.name = fmt::format("block {}", i);
     b.norm_attn = upload(file.at(name("norm_attn")).f32());
     b.norm_mlp = upload(file.at(name("norm_mlp")).f32());
-    b.qkv = ops_.pack_linear(file.at(name("qkv")));
-    b.out = ops_.pack_linear(file.at(name("out")));
-    b.up = ops_.pack_linear(file.at(name("up")));
-    b.down = ops_.pack_linear(file.at(name("down")));
+    b.qkv = ops_.pack_linear(file.linear(name("qkv")));
+    b.out = ops_.pack_linear(file.linear(name("out")));
+    b.up = ops_.pack_linear(file.linear(name("up")));
+    b.down = ops_.pack_linear(file.linear(name("down")));
     blocks_.push_back(std::move(b));
   }
   final_norm_ = upload(file.at("final_norm").f32());
-  head_ = ops_.pack_linear(file.at("head.weight"));
+  head_ = ops_.pack_linear(file.linear("head.weight"));
   head_bias_ = upload(file.at("head.bias").f32());
   const auto mean = file.at("output.mean").f32();
   const auto std = file.at("output.std").f32();
@@ -98,9 +106,9 @@ StreamModel::StreamModel(const ModelFile& file, Ops& ops, int capacity, int page
   phases_ = floats(host_phases_.size());
   const std::int64_t events =
       static_cast<std::int64_t>(config_.receptive_steps) * config_.max_events_per_step;
-  const int pages = (config_.window_steps + page_steps - 1) / page_steps;
+  const int page_count = (config_.window_steps + pages.page_steps - 1) / pages.page_steps;
   integers_ = ops_.allocate(sizeof(std::int32_t) * static_cast<std::size_t>(capacity) *
-                            static_cast<std::size_t>(3 * events + pages + 8));
+                            static_cast<std::size_t>(3 * events + page_count + 8));
   ops_.reserve(std::max<std::int64_t>(
       events + 1, static_cast<std::int64_t>(config_.window_steps) * config_.latents));
 }
@@ -115,72 +123,97 @@ NormArgs StreamModel::rms(const Buffer& gain) const {
   return {NormArgs::Kind::rms, gain.f32(), nullptr, kNormEps};
 }
 
+const float* StreamModel::keep(std::span<const float> values) {
+  table_buffers_.push_back(upload(values));
+  return table_buffers_.back().f32();
+}
+
+std::vector<float> StreamModel::project(const NormArgs& norm, std::span<const float> rows,
+                                        const LinearTensor& linear) {
+  const Tensor weight = to_float(linear.weight, linear.scale);
+  const auto packed = ops_.pack_linear({weight});
+  const auto n = static_cast<std::int64_t>(rows.size()) / packed->in();
+  const Buffer in = upload(rows);
+  std::vector<float> host(static_cast<std::size_t>(n * packed->out()));
+  const Buffer out = ops_.allocate(host.size() * sizeof(float));
+  ops_.norm_linear(norm, matrix(in.f32(), n, packed->in()), *packed, nullptr, Epilogue::store,
+                   matrix(out.f32(), n, packed->out()));
+  ops_.download(host.data(), out.f32(), host.size() * sizeof(float));
+  return host;
+}
+
 void StreamModel::project_tables(const ModelFile& file) {
-  const auto keep = [&](std::span<const float> values) -> const float* {
-    table_buffers_.push_back(upload(values));
-    return table_buffers_.back().f32();
-  };
-  const std::int64_t dim = config_.dim;
   const Tensor& units = file.at("tokenizer.unit_emb");
   const Tensor& values = file.at("tokenizer.value_emb");
   const Tensor& latents = file.at("latents");
-  const auto kv = ops_.pack_linear(file.at("cross.kv"));
-  const auto q = ops_.pack_linear(file.at("cross.q"));
-  const auto project = [&](const NormArgs& norm, std::span<const float> rows,
-                           const LinearWeight& weight) -> const float* {
-    const Buffer in = upload(rows);
-    const auto n = static_cast<std::int64_t>(rows.size()) / weight.in();
-    Buffer out = ops_.allocate(sizeof(float) * static_cast<std::size_t>(n * weight.out()));
-    ops_.norm_linear(norm, matrix(in.f32(), n, weight.in()), weight, nullptr, Epilogue::store,
-                     matrix(out.f32(), n, weight.out()));
-    table_buffers_.push_back(std::move(out));
-    return table_buffers_.back().f32();
-  };
-  // The gain of a norm folds into what it multiplies; its 1/rms stays a factor of the sum.
-  const auto gain = file.at("cross.norm_kv").f32();
-  tables_.unit_kv = project({}, scale_columns(units, gain).f32(), *kv);
-  tables_.value_kv = project({}, scale_columns(values, gain).f32(), *kv);
-  tables_.rstd = keep(token_rstd(units, values));
-  const Buffer norm_q = upload(file.at("cross.norm_q").f32());
-  tables_.query = project(rms(norm_q), latents.f32(), *q);
-  tables_.null_v = keep(file.at("cross.null_v").f32());
-  tables_.latent = keep(latents.f32());
-  tables_.additive = keep(file.at("tokenizer.additive").f32());
-
   tables_.dim = config_.dim;
   tables_.heads = config_.heads;
   tables_.head_dim = config_.head_dim;
   tables_.latents = config_.latents;
   tables_.value_buckets = config_.value_buckets;
+  tables_.offsets = config_.receptive_steps * config_.bins_per_step();
+  tables_.rstd = keep(token_rstd(units, values));
+  tables_.null_v = keep(file.at("cross.null_v").f32());
+  tables_.latent = keep(latents.f32());
+  tables_.additive = keep(file.at("tokenizer.additive").f32());
 
-  std::vector<float> query(static_cast<std::size_t>(config_.latents * dim));
-  ops_.download(query.data(), tables_.query, query.size() * sizeof(float));
-  const auto null_k = file.at("cross.null_k").f32();
+  // The gain of a norm folds into what it multiplies; its 1/rms stays a factor of the sum.
+  const auto gain = file.at("cross.norm_kv").f32();
+  const auto kv = file.linear("cross.kv");
+  const std::vector<float> unit_kv = project({}, scale_columns(units, gain).f32(), kv);
+  const std::vector<float> value_kv = project({}, scale_columns(values, gain).f32(), kv);
+  const Buffer norm_q = upload(file.at("cross.norm_q").f32());
+  const std::vector<float> query = project(rms(norm_q), latents.f32(), file.linear("cross.q"));
+  tables_.unit_v = keep(values_of(unit_kv, config_.dim));
+  tables_.value_v = keep(values_of(value_kv, config_.dim));
+  tables_.null_score = keep(head_products(query, file.at("cross.null_k").f32()));
+  project_scores(unit_kv, value_kv, query);
+}
+
+std::vector<float> StreamModel::head_products(std::span<const float> query,
+                                              std::span<const float> key) const {
   const double scale = 1.0 / std::sqrt(static_cast<double>(config_.head_dim));
-  std::vector<float> null_score;
-  for (int r = 0; r < config_.latents; ++r) {
-    for (int h = 0; h < config_.heads; ++h) {
-      double sum = 0;
-      for (int d = h * config_.head_dim; d < (h + 1) * config_.head_dim; ++d)
-        sum += static_cast<double>(query[static_cast<std::size_t>(r * dim + d)]) *
-               null_k[static_cast<std::size_t>(d)];
-      null_score.push_back(static_cast<float>(scale * sum));
-    }
+  const auto width = static_cast<std::size_t>(config_.head_dim);
+  std::vector<float> scores;
+  for (std::size_t at = 0; at < query.size(); at += width) {
+    double sum = 0;
+    for (std::size_t d = at; d < at + width; ++d)
+      sum += static_cast<double>(query[d]) * key[d % key.size()];
+    scores.push_back(static_cast<float>(scale * sum));
   }
-  tables_.null_score = keep(null_score);
+  return scores;
+}
 
+void StreamModel::project_scores(std::span<const float> unit_kv, std::span<const float> value_kv,
+                                 std::span<const float> query) {
   // Attention sees only the difference of two times: the step's end is time 0, and an event's
-  // centre lies (offset + 1/2) bins before it.
+  // centre lies (offset + 1/2) bins before it. Turning the query on by that is turning the key
+  // back.
   const Rotary rotary(config_.head_dim, config_.cross_period_min_ms, config_.cross_period_max_ms);
   const auto half = static_cast<std::size_t>(rotary.pairs());
-  const auto offsets = static_cast<std::size_t>(config_.receptive_steps * config_.bins_per_step());
-  std::vector<float> cosines(offsets * half);
-  std::vector<float> sines(offsets * half);
-  for (std::size_t o = 0; o < offsets; ++o)
-    rotary.phases(-(static_cast<double>(o) + 0.5) * config_.bin_ms, &cosines[o * half],
-                  &sines[o * half]);
-  tables_.offset_cos = keep(cosines);
-  tables_.offset_sin = keep(sines);
+  const auto dim = static_cast<std::size_t>(config_.dim);
+  const auto offsets = static_cast<std::size_t>(tables_.offsets);
+  std::vector<float> turned;  // [offsets, R, dim]
+  std::vector<float> cosines(half), sines(half);
+  for (std::size_t o = 0; o < offsets; ++o) {
+    rotary.phases((static_cast<double>(o) + 0.5) * config_.bin_ms, cosines.data(), sines.data());
+    for (std::size_t head = 0; head < query.size(); head += 2 * half) {
+      for (std::size_t i = 0; i < half; ++i)
+        turned.push_back(query[head + i] * cosines[i] - query[head + i + half] * sines[i]);
+      for (std::size_t i = 0; i < half; ++i)
+        turned.push_back(query[head + i] * sines[i] + query[head + i + half] * cosines[i]);
+    }
+  }
+  const auto scores = [&](std::span<const float> kv) {
+    std::vector<float> table;  // [rows, offsets, R * heads]
+    for (std::size_t row = 0; row < kv.size(); row += 2 * dim) {
+      const auto products = head_products(turned, kv.subspan(row, dim));
+      table.insert(table.end(), products.begin(), products.end());
+    }
+    return table;
+  };
+  tables_.unit_score = keep(scores(unit_kv));
+  tables_.value_score = keep(scores(value_kv));
 }
 
 void StreamModel::upload_batch(const StreamBatch& batch) {
@@ -196,14 +229,9 @@ void StreamModel::upload_batch(const StreamBatch& batch) {
   };
   events_ = {batch.steps,     put(batch.indptr), put(batch.present),
              put(batch.unit), put(batch.value),  put(batch.offset)};
-  cache_ = {pool_,
-            page_floats_,
-            page_steps_,
-            config_.window_steps,
-            put(batch.page_indptr),
-            put(batch.pages),
-            put(batch.slot),
-            put(batch.live)};
+  cache_ = {pages_.pool,       pages_.page_bytes,    pages_.dtype,
+            pages_.page_steps, config_.window_steps, put(batch.page_indptr),
+            put(batch.pages),  put(batch.slot),      put(batch.live)};
   const int half = block_rotary_.pairs();
   float* cosines = host_phases_.data();
   float* sines = cosines + static_cast<std::size_t>(batch.steps) * half;
@@ -216,6 +244,7 @@ void StreamModel::upload_batch(const StreamBatch& batch) {
 }
 
 std::span<const float> StreamModel::forward(const StreamBatch& batch) {
+  const ForwardScope scope(ops_);
   upload_batch(batch);
   const std::int64_t rows = static_cast<std::int64_t>(batch.steps) * config_.latents;
   const std::int64_t dim = config_.dim;
@@ -224,7 +253,9 @@ std::span<const float> StreamModel::forward(const StreamBatch& batch) {
   const MatrixView qkv = matrix(qkv_.f32(), rows, 3 * dim);
   const MatrixView hidden = matrix(hidden_.f32(), rows, config_.hidden());
 
+  ops_.section("tokens");
   ops_.additive_bag(tables_, events_, z);
+  ops_.section("cross-attention");
   ops_.stream_cross_attention(tables_, events_, attention);
   ops_.norm_linear({}, attention, *cross_out_, nullptr, Epilogue::add, z);
 
@@ -241,6 +272,7 @@ std::span<const float> StreamModel::forward(const StreamBatch& batch) {
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
     const Block& b = blocks_[i];
     paged.layer = static_cast<int>(i);
+    ops_.section(b.name.c_str());
     ops_.norm_linear(rms(b.norm_attn), z, *b.qkv, nullptr, Epilogue::store, qkv);
     ops_.rotate_append(paged);
     ops_.paged_attention(paged);
@@ -248,6 +280,7 @@ std::span<const float> StreamModel::forward(const StreamBatch& batch) {
     ops_.norm_linear(rms(b.norm_mlp), z, *b.up, nullptr, Epilogue::gelu, hidden);
     ops_.norm_linear({}, hidden, *b.down, nullptr, Epilogue::add, z);
   }
+  ops_.section("head");
   const auto outputs = static_cast<std::int64_t>(output_mean_.size());
   ops_.normalize(rms(final_norm_), z, matrix(normed_.f32(), rows, dim));
   ops_.norm_linear({}, matrix(normed_.f32(), batch.steps, config_.latents * dim), *head_,

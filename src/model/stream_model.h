@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "kernels/ops.h"
@@ -31,14 +32,20 @@ struct StreamBatch {
   void clear();
 };
 
+/// The pool of K and V that a stream model works on; it outlives the model.
+struct StreamPages {
+  std::byte* pool = nullptr;
+  std::int64_t page_bytes = 0;
+  int page_steps = 0;
+  DType dtype = DType::f32;
+};
+
 /// The stream decoder's forward plan: R new rows a step, over a paged cache. DESIGN: published
 /// Perceiver encoder made causal, see docs/architecture.md for the formulas.
 class StreamModel {
  public:
-  /// Uploads the weights and projects the tables. `capacity`: most steps a forward takes;
-  /// `pool` holds the pages and must outlive the model.
-  StreamModel(const ModelFile& file, Ops& ops, int capacity, int page_steps, float* pool,
-              std::int64_t page_floats);
+  /// Uploads the weights and projects the tables. `capacity`: most steps a forward takes.
+  StreamModel(const ModelFile& file, Ops& ops, int capacity, const StreamPages& pages);
 
   /// Runs the batch: appends K and V of each step to its pages, and leaves the behaviour in
   /// physical units in the returned [steps, outputs], valid until the next call.
@@ -48,6 +55,7 @@ class StreamModel {
 
  private:
   struct Block {
+    std::string name;
     Buffer norm_attn;
     Buffer norm_mlp;
     std::unique_ptr<LinearWeight> qkv;
@@ -57,15 +65,22 @@ class StreamModel {
   };
 
   Buffer upload(std::span<const float> values);
+  /// Uploads for as long as the model lives.
+  const float* keep(std::span<const float> values);
+  /// norm(rows) W^T in float32, whatever the precision of the weight.
+  std::vector<float> project(const NormArgs& norm, std::span<const float> rows,
+                             const LinearTensor& linear);
+  /// scale * q . k of every head of every query row; `key` [dim].
+  std::vector<float> head_products(std::span<const float> query, std::span<const float> key) const;
+  void project_scores(std::span<const float> unit_kv, std::span<const float> value_kv,
+                      std::span<const float> query);
   void project_tables(const ModelFile& file);
   void upload_batch(const StreamBatch& batch);
   NormArgs rms(const Buffer& gain) const;
 
   ModelConfig config_;
   Ops& ops_;
-  int page_steps_;
-  float* pool_;
-  std::int64_t page_floats_;
+  StreamPages pages_;
   Rotary block_rotary_;
 
   StreamTables tables_;

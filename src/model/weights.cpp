@@ -13,6 +13,7 @@ namespace cortex {
 namespace {
 
 constexpr const char* kConfigKey = "cortex.config";
+constexpr const char* kScaleSuffix = ".scale";
 
 void stream_specs(const ModelConfig& c, std::vector<TensorSpec>& specs) {
   const std::int64_t d = c.dim;
@@ -108,18 +109,6 @@ std::optional<Error> check_tensor(const std::string& file, const TensorSpec& spe
   return std::nullopt;
 }
 
-Tensor widen(const Tensor& narrow) {
-  Tensor wide(narrow.shape());
-  const auto out = wide.f32();
-  for (std::size_t i = 0; i < out.size(); ++i) {
-    std::uint16_t bits = 0;
-    std::memcpy(&bits, narrow.data() + i * sizeof bits, sizeof bits);
-    const std::uint32_t word = static_cast<std::uint32_t>(bits) << 16;
-    std::memcpy(&out[i], &word, sizeof word);
-  }
-  return wide;
-}
-
 // FNV-1a, 64 bits: names a file's contents, guards against nothing.
 std::string digest_of(std::span<const std::byte> bytes) {
   std::uint64_t h = 0xcbf29ce484222325ULL;
@@ -133,7 +122,7 @@ Result<ModelFile> assemble(SafetensorsFile file, ModelConfig config, std::string
   model.config = std::move(config);
   model.digest = std::move(digest);
   for (auto& [key, tensor] : file.tensors)
-    if (tensor.dtype() == DType::bf16) tensor = widen(tensor);
+    if (tensor.dtype() == DType::bf16) tensor = to_float(tensor);
   const auto take = [&](const TensorSpec& spec, bool required) -> std::optional<Error> {
     const auto found = file.tensors.find(spec.name);
     if (found == file.tensors.end()) {
@@ -173,6 +162,18 @@ bool ends_with(const std::string& text, std::string_view end) {
 }
 
 }  // namespace
+
+LinearTensor ModelFile::linear(const std::string& name) const {
+  const auto scale = tensors.find(name + kScaleSuffix);
+  return {at(name), scale == tensors.end() ? nullptr : &scale->second};
+}
+
+DType ModelFile::precision() const {
+  DType narrowest = DType::f32;
+  for (const auto& [name, tensor] : tensors)
+    if (size_of(tensor.dtype()) < size_of(narrowest)) narrowest = tensor.dtype();
+  return narrowest;
+}
 
 std::int64_t ModelFile::parameter_count() const {
   std::int64_t n = 0;

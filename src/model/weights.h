@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/ops.h"
 #include "model/config.h"
 #include "tensor/tensor.h"
 
@@ -18,6 +19,10 @@ struct ModelFile {
   std::string digest;  ///< 16 hex digits over the file's bytes
 
   const Tensor& at(const std::string& name) const { return tensors.at(name); }
+  /// A linear's weight with its scale, where it has one.
+  LinearTensor linear(const std::string& name) const;
+  /// Narrowest dtype of any linear: what the model is said to run in.
+  DType precision() const;
   std::int64_t parameter_count() const;
 };
 

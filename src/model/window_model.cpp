@@ -29,30 +29,33 @@ WindowModel::WindowModel(const ModelFile& file, Ops& ops, int capacity, std::int
 
   const std::string cross = "encoder.cross_attn.";
   cross_norm_kv_ = load_norm(file, cross + "norm_kv");
-  cross_kv_ = ops_.pack_linear(file.at(cross + "kv_proj.weight"));
-  cross_out_ = ops_.pack_linear(file.at(cross + "out_proj.weight"));
+  cross_kv_ = ops_.pack_linear(file.linear(cross + "kv_proj.weight"));
+  cross_out_ = ops_.pack_linear(file.linear(cross + "out_proj.weight"));
   for (int i = 0; i < config_.layers; ++i) {
     const std::string block = fmt::format("encoder.self_attn_blocks.{}.", i);
     Block b;
+    b.name = fmt::format("block {}", i);
     b.norm_attn = load_norm(file, block + "norm_attn");
     b.norm_mlp = load_norm(file, block + "norm_mlp");
-    b.qkv = ops_.pack_linear(file.at(block + "qkv_proj.weight"));
-    b.out = ops_.pack_linear(file.at(block + "out_proj.weight"));
-    b.up = ops_.pack_linear(file.at(block + "mlp.0.weight"));
-    b.down = ops_.pack_linear(file.at(block + "mlp.2.weight"));
+    b.qkv = ops_.pack_linear(file.linear(block + "qkv_proj.weight"));
+    b.out = ops_.pack_linear(file.linear(block + "out_proj.weight"));
+    b.up = ops_.pack_linear(file.linear(block + "mlp.0.weight"));
+    b.down = ops_.pack_linear(file.linear(block + "mlp.2.weight"));
     blocks_.push_back(std::move(b));
   }
   final_norm_ = load_norm(file, "encoder.final_norm");
   head_norm_ = load_norm(file, "behavior_head.norm");
-  head_kv_ = ops_.pack_linear(file.at("behavior_head.kv_proj.weight"));
-  head_out_ = ops_.pack_linear(file.at("behavior_head.out_proj.weight"));
+  head_kv_ = ops_.pack_linear(file.linear("behavior_head.kv_proj.weight"));
+  head_out_ = ops_.pack_linear(file.linear("behavior_head.out_proj.weight"));
 
   const auto floats = [&](std::int64_t n) {
     return ops_.allocate(sizeof(float) * static_cast<std::size_t>(n));
   };
   // Queries hold no input: projected once.
-  const auto project = [&](const Tensor& rows, const Tensor& weight, const NormArgs& norm) {
-    const auto packed = ops_.pack_linear(weight);
+  const auto project = [&](const Tensor& rows, const LinearTensor& linear, const NormArgs& norm) {
+    // Once, at load: in float32 whatever the precision of the weight.
+    const Tensor weight = to_float(linear.weight, linear.scale);
+    const auto packed = ops_.pack_linear({weight});
     const Buffer in = upload(rows.f32());
     Buffer out = floats(rows.size(0) * dim);
     ops_.norm_linear(norm, matrix(in.f32(), rows.size(0), dim), *packed, nullptr, Epilogue::store,
@@ -61,12 +64,13 @@ WindowModel::WindowModel(const ModelFile& file, Ops& ops, int capacity, std::int
   };
   const Norm norm_q = load_norm(file, cross + "norm_q");
   cross_query_ =
-      project(file.at("encoder.latents"), file.at(cross + "q_proj.weight"), args(norm_q));
-  head_query_ = project(file.at("behavior_head.query"), file.at("behavior_head.q_proj.weight"), {});
+      project(file.at("encoder.latents"), file.linear(cross + "q_proj.weight"), args(norm_q));
+  head_query_ =
+      project(file.at("behavior_head.query"), file.linear("behavior_head.q_proj.weight"), {});
 
   if (file.tensors.count("masked_spike_head.proj.weight") &&
       file.tensors.count("masked_spike_head.proj.bias")) {
-    spike_head_ = ops_.pack_linear(file.at("masked_spike_head.proj.weight"));
+    spike_head_ = ops_.pack_linear(file.linear("masked_spike_head.proj.weight"));
     spike_bias_ = upload(file.at("masked_spike_head.proj.bias").f32());
   }
   output_mean_.assign(static_cast<std::size_t>(config_.outputs()), 0.0f);
@@ -146,6 +150,7 @@ void WindowModel::encode_events(const WindowBatch& batch) {
   tokens.bin = put(batch.bin);
   tokens.value = put(batch.value);
   tokens.out = matrix(tokens_.f32(), events, dim);
+  ops_.section("tokens");
   ops_.gather_tokens(tokens);
   const MatrixView kv = matrix(kv_.f32(), events, 2 * dim);
   ops_.norm_linear(args(cross_norm_kv_), tokens.out, *cross_kv_, nullptr, Epilogue::store, kv);
@@ -168,6 +173,7 @@ void WindowModel::encode_events(const WindowBatch& batch) {
     cross.reach_bins = config_.receptive_ms / config_.bin_ms;
     cross.item_bins = item_bins_.as<double>();
   }
+  ops_.section("cross-attention");
   ops_.ragged_attention(cross);
 
   const std::size_t item_bytes = latents_.size() * sizeof(float);
@@ -179,6 +185,7 @@ void WindowModel::encode_events(const WindowBatch& batch) {
 }
 
 void WindowModel::run_block(const Block& block) {
+  ops_.section(block.name.c_str());
   const int dim = config_.dim;
   const MatrixView z = latent_rows(z_, dim);
   const MatrixView qkv = latent_rows(qkv_, 3 * dim);
@@ -203,11 +210,13 @@ void WindowModel::run_block(const Block& block) {
 }
 
 std::span<const float> WindowModel::forward(const WindowBatch& batch) {
+  const ForwardScope scope(ops_);
   windows_ = batch.windows();
   const int dim = config_.dim;
   const int outputs = config_.outputs();
   encode_events(batch);
   for (const Block& block : blocks_) run_block(block);
+  ops_.section("head");
   const MatrixView final = latent_rows(final_, dim);
   const MatrixView kv = latent_rows(kv_, 2 * dim);
   ops_.normalize(args(final_norm_), latent_rows(z_, dim), final);

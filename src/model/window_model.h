@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "kernels/ops.h"
@@ -43,6 +44,7 @@ class WindowModel {
     Buffer bias;
   };
   struct Block {
+    std::string name;
     Norm norm_attn;
     Norm norm_mlp;
     std::unique_ptr<LinearWeight> qkv;

@@ -1,5 +1,6 @@
 #include "tensor/tensor.h"
 
+#include <algorithm>
 #include <cstring>
 #include <new>
 
@@ -63,6 +64,45 @@ Tensor Tensor::clone() const {
   Tensor copy(shape_, dtype_);
   std::memcpy(copy.data(), data(), bytes());
   return copy;
+}
+
+Tensor to_float(const Tensor& tensor, const Tensor* scale) {
+  Tensor wide(tensor.shape());
+  const auto out = wide.f32();
+  switch (tensor.dtype()) {
+    case DType::f32:
+      std::memcpy(out.data(), tensor.data(), tensor.bytes());
+      break;
+    case DType::bf16:
+      for (std::size_t i = 0; i < out.size(); ++i) {
+        std::uint16_t bits = 0;
+        std::memcpy(&bits, tensor.data() + i * sizeof bits, sizeof bits);
+        const std::uint32_t word = static_cast<std::uint32_t>(bits) << 16;
+        std::memcpy(&out[i], &word, sizeof word);
+      }
+      break;
+    case DType::i8: {
+      const std::size_t columns =
+          out.size() / static_cast<std::size_t>(std::max<std::int64_t>(1, tensor.size(0)));
+      for (std::size_t i = 0; i < out.size(); ++i)
+        out[i] = static_cast<float>(static_cast<std::int8_t>(tensor.data()[i])) *
+                 (scale ? scale->f32()[i / columns] : 1.0f);
+      break;
+    }
+  }
+  return wide;
+}
+
+Tensor to_bfloat16(const Tensor& tensor) {
+  Tensor narrow(tensor.shape(), DType::bf16);
+  const auto in = tensor.f32();
+  for (std::size_t i = 0; i < in.size(); ++i) {
+    std::uint32_t word = 0;
+    std::memcpy(&word, &in[i], sizeof word);
+    const auto bits = static_cast<std::uint16_t>((word + 0x7fff + (word >> 16 & 1)) >> 16);
+    std::memcpy(narrow.data() + i * sizeof bits, &bits, sizeof bits);
+  }
+  return narrow;
 }
 
 }  // namespace cortex

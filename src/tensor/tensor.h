@@ -57,4 +57,9 @@ class Tensor {
   std::unique_ptr<std::byte[], Free> data_;
 };
 
+/// The same values in float32; an i8 tensor [out, ..] times `scale` [out].
+Tensor to_float(const Tensor& tensor, const Tensor* scale = nullptr);
+/// Rounded to the nearest bf16, ties to even.
+Tensor to_bfloat16(const Tensor& tensor);
+
 }  // namespace cortex

@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 #include <hdf5.h>
+#include <zlib.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -11,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "data/hdf5_file.h"
 #include "data/hdf5_headers.h"
 #include "data/nwb.h"
 #include "recordings.h"
@@ -60,6 +62,41 @@ class NwbFaults : public ::testing::Test {
   void integers(const std::string& name, const std::vector<std::int64_t>& values,
                 hid_t file_type = H5T_STD_I64LE) {
     replace(name, file_type, H5T_NATIVE_INT64, values);
+  }
+  /// A dataset of float64 in place of `name`, none of its chunks written yet.
+  void in_chunks(const std::string& name, const std::vector<hsize_t>& dims,
+                 const std::vector<hsize_t>& chunk, const std::function<void(hid_t)>& filters) {
+    edit([&](hid_t file) {
+      H5Ldelete(file, name.c_str(), H5P_DEFAULT);
+      const hid_t space = H5Screate_simple(static_cast<int>(dims.size()), dims.data(), nullptr);
+      const hid_t create = H5Pcreate(H5P_DATASET_CREATE);
+      H5Pset_chunk(create, static_cast<int>(chunk.size()), chunk.data());
+      filters(create);
+      const hid_t data =
+          H5Dcreate2(file, name.c_str(), H5T_IEEE_F64LE, space, H5P_DEFAULT, create, H5P_DEFAULT);
+      ASSERT_GE(data, 0);
+      H5Dclose(data);
+      H5Pclose(create);
+      H5Sclose(space);
+    });
+  }
+  void write_chunk(const std::string& name, const std::vector<hsize_t>& at,
+                   const std::string& bytes, std::uint32_t skipped) {
+    edit([&](hid_t file) {
+      const hid_t data = H5Dopen2(file, name.c_str(), H5P_DEFAULT);
+      ASSERT_GE(H5Dwrite_chunk(data, H5P_DEFAULT, skipped, at.data(), bytes.size(), bytes.data()),
+                0);
+      H5Dclose(data);
+    });
+  }
+  /// The first `count` values as a zlib stream.
+  static std::string packed(const std::vector<double>& values, std::size_t count) {
+    uLongf bytes = compressBound(count * sizeof(double));
+    std::string out(bytes, '\0');
+    compress(reinterpret_cast<Bytef*>(out.data()), &bytes,
+             reinterpret_cast<const Bytef*>(values.data()), count * sizeof(double));
+    out.resize(bytes);
+    return out;
   }
   void expect_corrupt(const std::vector<std::string>& says) {
     const auto read = read_nwb(path_);
@@ -233,6 +270,38 @@ TEST_F(NwbFaults, ADatasetThatClaimsMoreThanItStoresIsRefusedBeforeItIsAllocated
   expect_corrupt({"/units/spike_times"});
 }
 
+// The library itself copies from beyond the end of such a chunk.
+TEST_F(NwbFaults, AChunkThatInflatesToLessThanItsSizeNamesItsPlace) {
+  const std::vector<double> values = {0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8};
+  in_chunks("/units/spike_times", {8}, {4}, [](hid_t create) { H5Pset_deflate(create, 4); });
+  write_chunk("/units/spike_times", {0}, packed(values, 4), 0);
+  write_chunk("/units/spike_times", {4}, packed(values, 3), 0);
+  expect_corrupt({"/units/spike_times", "the chunk at element (4, 0) holds 24 bytes where 32"});
+  write_chunk("/units/spike_times", {4}, packed(values, 5), 0);
+  expect_corrupt({"/units/spike_times", "(4, 0) does not inflate to its size"});
+  std::string cut = packed(values, 4);
+  cut.resize(cut.size() / 2);
+  write_chunk("/units/spike_times", {4}, cut, 0);
+  expect_corrupt({"/units/spike_times", "(4, 0) does not inflate to its size"});
+  // Stored as if its filters had been left out.
+  write_chunk("/units/spike_times", {4}, std::string(31, 'x'), 1);
+  expect_corrupt({"/units/spike_times", "(4, 0) holds 31 bytes where 32"});
+}
+
+TEST_F(NwbFaults, AChunkThatWasNeverWrittenIsNotReadAsZeros) {
+  in_chunks("/units/spike_times", {8}, {4}, [](hid_t) {});
+  write_chunk("/units/spike_times", {0}, std::string(32, '\0'), 0);
+  expect_corrupt({"/units/spike_times", "the chunk at element (4, 0) is not stored"});
+}
+
+TEST_F(NwbFaults, AChunkThatDoesNotMatchItsChecksumNamesItsPlace) {
+  const std::vector<double> values = {0.1, 0.2, 0.3, 0.4};
+  in_chunks("/units/spike_times", {4}, {4}, [](hid_t create) { H5Pset_fletcher32(create); });
+  std::string bytes(reinterpret_cast<const char*>(values.data()), 32);
+  write_chunk("/units/spike_times", {0}, bytes + std::string(4, '\x01'), 0);
+  expect_corrupt({"/units/spike_times", "(0, 0) does not match its checksum"});
+}
+
 TEST_F(NwbFaults, ATruncatedFileIsRefusedWhereverItEnds) {
   std::ifstream in(path_, std::ios::binary);
   const std::string whole{std::istreambuf_iterator<char>(in), {}};
@@ -300,6 +369,72 @@ TEST_F(NwbFaults, AFlippedByteNeverDoesMoreThanFail) {
     const auto read = read_nwb_image(std::as_bytes(std::span(bytes)), "flipped");
     EXPECT_TRUE(read || !read.error().message.empty());
   }
+}
+
+TEST(Hdf5File, ReadsWhatTheLibraryWroteWithEveryFilterAndTypeInUnevenChunks) {
+  constexpr hsize_t kRows = 1003, kColumns = 7;
+  std::vector<double> values(kRows * kColumns);
+  for (std::size_t i = 0; i < values.size(); ++i)
+    values[i] = static_cast<double>((i * 2654435761U) % 251);
+  const TempDir folder;
+  const std::string path = folder.file("chunks.h5");
+  const std::vector<hid_t> types = {H5T_IEEE_F64LE, H5T_IEEE_F32BE, H5T_STD_U8LE,
+                                    H5T_STD_I16BE,  H5T_STD_U32LE,  H5T_STD_I64LE};
+  const hid_t file = H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
+  const hsize_t dims[] = {kRows, kColumns}, chunk[] = {64, 3};
+  const hid_t space = H5Screate_simple(2, dims, nullptr);
+  for (unsigned filters = 0; filters < 8; ++filters) {
+    for (std::size_t t = 0; t < types.size(); ++t) {
+      const hid_t create = H5Pcreate(H5P_DATASET_CREATE);
+      H5Pset_chunk(create, 2, chunk);
+      if (filters & 1) H5Pset_shuffle(create);
+      if (filters & 2) H5Pset_deflate(create, 1);
+      if (filters & 4) H5Pset_fletcher32(create);
+      const hid_t data = H5Dcreate2(file, fmt::format("f{}t{}", filters, t).c_str(), types[t],
+                                    space, H5P_DEFAULT, create, H5P_DEFAULT);
+      ASSERT_GE(H5Dwrite(data, H5T_NATIVE_DOUBLE, H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()), 0);
+      H5Dclose(data);
+      H5Pclose(create);
+    }
+  }
+  H5Sclose(space);
+  H5Fclose(file);
+  const auto read = hdf5::File::open(path);
+  ASSERT_TRUE(read);
+  for (unsigned filters = 0; filters < 8; ++filters) {
+    for (std::size_t t = 0; t < types.size(); ++t) {
+      const auto array = read->reals(fmt::format("/f{}t{}", filters, t));
+      ASSERT_TRUE(array) << array.error().message;
+      EXPECT_EQ(array->dims, (std::vector<std::int64_t>{kRows, kColumns}));
+      EXPECT_EQ(array->values, values) << "filters " << filters << ", type " << t;
+    }
+  }
+}
+
+TEST(Hdf5File, ReadsCompressedTextOfVariableLength) {
+  const TempDir folder;
+  const std::string path = folder.file("text.h5");
+  const std::vector<const char*> texts = {"train", "", "a longer text, of its own", "val", "none"};
+  const hid_t file = H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
+  const hid_t type = H5Tcopy(H5T_C_S1);
+  H5Tset_size(type, H5T_VARIABLE);
+  const hsize_t dims[] = {texts.size()}, chunk[] = {2};
+  const hid_t space = H5Screate_simple(1, dims, nullptr);
+  const hid_t create = H5Pcreate(H5P_DATASET_CREATE);
+  H5Pset_chunk(create, 1, chunk);
+  H5Pset_deflate(create, 4);
+  const hid_t data = H5Dcreate2(file, "split", type, space, H5P_DEFAULT, create, H5P_DEFAULT);
+  ASSERT_GE(H5Dwrite(data, type, H5S_ALL, H5S_ALL, H5P_DEFAULT, texts.data()), 0);
+  H5Dclose(data);
+  H5Pclose(create);
+  H5Sclose(space);
+  H5Tclose(type);
+  H5Fclose(file);
+  const auto read = hdf5::File::open(path);
+  ASSERT_TRUE(read);
+  const auto array = read->texts("/split");
+  ASSERT_TRUE(array) << array.error().message;
+  EXPECT_EQ(array->values, std::vector<std::string>(texts.begin(), texts.end()));
 }
 
 TEST(NwbRead, AFileThatIsNotThereIsNotFound) {

@@ -13,7 +13,9 @@ constexpr std::int64_t kRowBlock = 8;
 
 class ReferenceLinear final : public LinearWeight {
  public:
-  explicit ReferenceLinear(const Tensor& w) : LinearWeight(w.size(0), w.size(1)), w_(w.clone()) {}
+  explicit ReferenceLinear(const LinearTensor& linear)
+      : LinearWeight(linear.weight.size(0), linear.weight.size(1)),
+        w_(to_float(linear.weight, linear.scale)) {}
   const float* row(std::int64_t out) const { return w_.f32().data() + out * in(); }
 
  private:
@@ -55,10 +57,10 @@ float reference::dot(const float* a, const float* b, std::int64_t n) {
   return lanes[0];
 }
 
-std::unique_ptr<LinearWeight> ReferenceOps::pack_linear(const Tensor& weight) {
-  const std::size_t block = static_cast<std::size_t>(weight.size(1) * kRowBlock);
+std::unique_ptr<LinearWeight> ReferenceOps::pack_linear(const LinearTensor& linear) {
+  const std::size_t block = static_cast<std::size_t>(linear.weight.size(1) * kRowBlock);
   if (rows_.size() < block) rows_.resize(block);
-  return std::make_unique<ReferenceLinear>(weight);
+  return std::make_unique<ReferenceLinear>(linear);
 }
 
 void ReferenceOps::norm_linear(const NormArgs& norm, MatrixView x, const LinearWeight& weight,

@@ -13,6 +13,10 @@ Buffer ReferenceOps::allocate(std::size_t bytes) {
           [](void* p) { ::operator delete(p, kAlignment); }};
 }
 
+void ReferenceOps::clear(const Buffer& buffer) {
+  std::memset(buffer.as<void>(), 0, buffer.bytes());
+}
+
 void ReferenceOps::upload(const Buffer& to, const void* host, std::size_t bytes) {
   if (bytes) std::memcpy(to.as<void>(), host, bytes);
 }

@@ -10,9 +10,11 @@ class ReferenceOps final : public Ops {
  public:
   const char* name() const override { return "reference"; }
   Buffer allocate(std::size_t bytes) override;
+  void clear(const Buffer& buffer) override;
   void upload(const Buffer& to, const void* host, std::size_t bytes) override;
   void download(void* host, const float* from, std::size_t bytes) override;
-  std::unique_ptr<LinearWeight> pack_linear(const Tensor& weight) override;
+  std::unique_ptr<LinearWeight> pack_linear(const LinearTensor& linear) override;
+  DType cache_dtype(DType) const override { return DType::f32; }
   void reserve(std::int64_t keys) override;
   void norm_linear(const NormArgs& norm, MatrixView x, const LinearWeight& weight,
                    const float* bias, Epilogue epilogue, MatrixView out) override;

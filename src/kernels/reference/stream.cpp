@@ -10,7 +10,7 @@ namespace {
 /// Where step `slot` of stream b keeps K of `layer`; V lies `page_steps * latents * dim` behind.
 float* cached_k(const PagedKv& cache, int b, int slot, int layer, std::int64_t step_floats) {
   const std::int32_t page = cache.pages[cache.indptr[b] + slot / cache.page_steps];
-  return cache.pool + page * cache.page_floats +
+  return reinterpret_cast<float*>(cache.pool + page * cache.page_bytes) +
          (2 * static_cast<std::int64_t>(layer) * cache.page_steps + slot % cache.page_steps) *
              step_floats;
 }
@@ -42,50 +42,38 @@ void ReferenceOps::additive_bag(const StreamTables& t, const StreamEvents& event
 
 void ReferenceOps::stream_cross_attention(const StreamTables& t, const StreamEvents& events,
                                           MatrixView out) {
-  const int half = t.head_dim / 2;
-  const float scale = 1.0f / std::sqrt(static_cast<float>(t.head_dim));
-  const auto kv_row = [&](std::int64_t row) { return row * 2 * t.dim; };
   const auto bucket = [&](std::int32_t e) {
     return std::min(events.value[e], t.value_buckets - 1);
   };
   const auto rstd = [&](std::int32_t e) {
     return t.rstd[static_cast<std::int64_t>(events.unit[e]) * t.value_buckets + bucket(e)];
   };
+  const auto row_of = [&](std::int64_t row, std::int32_t offset) {
+    return (row * t.offsets + offset) * t.latents * t.heads;
+  };
   for (int b = 0; b < events.steps; ++b) {
     const std::int32_t begin = events.indptr[b];
     const std::int32_t count = events.indptr[b + 1] - begin;
     reserve(count + 1);
     for (int r = 0; r < t.latents; ++r) {
-      const float* query = t.query + static_cast<std::int64_t>(r) * t.dim;
       float* row = out.data + (static_cast<std::int64_t>(b) * t.latents + r) * out.stride;
       for (int h = 0; h < t.heads; ++h) {
+        const int query = r * t.heads + h;
         const int at = h * t.head_dim;
-        const float* q = query + at;
-        // q . R(-delta) k with q at time 0: turning q by +delta instead gives the same product, but
-        // the key is turned here, as the definition has it.
         for (std::int32_t j = 0; j < count; ++j) {
           const std::int32_t e = begin + j;
-          const float* pu = t.unit_kv + kv_row(events.unit[e]) + at;
-          const float* pv = t.value_kv + kv_row(bucket(e)) + at;
-          const float* c = t.offset_cos + events.offset[e] * half;
-          const float* s = t.offset_sin + events.offset[e] * half;
-          float sum = 0;
-          for (int i = 0; i < half; ++i) {
-            const float low = pu[i] + pv[i];
-            const float high = pu[i + half] + pv[i + half];
-            sum += q[i] * (low * c[i] - high * s[i]) + q[i + half] * (low * s[i] + high * c[i]);
-          }
-          scores_[j] = scale * rstd(e) * sum;
+          scores_[j] = rstd(e) * (t.unit_score[row_of(events.unit[e], events.offset[e]) + query] +
+                                  t.value_score[row_of(bucket(e), events.offset[e]) + query]);
         }
-        scores_[count] = t.null_score[r * t.heads + h];
+        scores_[count] = t.null_score[query];
         reference::softmax(scores_.data(), count + 1);
         for (int d = 0; d < t.head_dim; ++d) row[at + d] = scores_[count] * t.null_v[at + d];
         for (std::int32_t j = 0; j < count; ++j) {
           const std::int32_t e = begin + j;
           const float w = scores_[j] * rstd(e);
-          const float* pu = t.unit_kv + kv_row(events.unit[e]) + t.dim + at;
-          const float* pv = t.value_kv + kv_row(bucket(e)) + t.dim + at;
-          for (int d = 0; d < t.head_dim; ++d) row[at + d] += w * (pu[d] + pv[d]);
+          const float* unit = t.unit_v + static_cast<std::int64_t>(events.unit[e]) * t.dim + at;
+          const float* value = t.value_v + static_cast<std::int64_t>(bucket(e)) * t.dim + at;
+          for (int d = 0; d < t.head_dim; ++d) row[at + d] += w * (unit[d] + value[d]);
         }
       }
     }
