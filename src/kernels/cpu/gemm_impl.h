@@ -58,32 +58,52 @@ void tile_rows(int rows, const typename T::A* a, std::int64_t lda, const typenam
   }
 }
 
+/// One vector of results before bias and epilogue. `less`, `scale`: of the row, int8 alone.
 template <class T>
-F accumulated(const GemmArgs& g, const typename T::Acc* c, std::int64_t row, std::int64_t column,
-              std::int64_t width) {
+F accumulated(const typename T::Acc* c, std::int32_t less, F scale, F weight_scale) {
   if constexpr (requires { T::kWeightOffset; }) {
-    const F scale = mul(set(g.a.scale[row]), load_part(g.weight_scale + column, width));
-    return mul(T::to_float(c, T::kWeightOffset * g.a.sum[row]), scale);
+    return mul(T::to_float(c, less), mul(scale, weight_scale));
   } else {
     return load(c);
   }
 }
 
+template <class T, Epilogue kEpilogue>
+void finish_rows(const GemmArgs& g, const typename T::Acc* c, std::int64_t row, int rows) {
+  constexpr bool kInteger = requires { T::kWeightOffset; };
+  const std::int64_t first = g.panel * kColumns;
+  for (int n = 0; n < kColumns; n += kLanes) {
+    const std::int64_t column = first + n;
+    const std::int64_t width = least(kLanes, g.outputs - column);
+    if (width <= 0) return;
+    const F weight_scale = kInteger ? load_part(g.weight_scale + column, width) : set(1);
+    const F bias = g.bias ? load_part(g.bias + column, width) : set(0);
+    for (int m = 0; m < rows; ++m) {
+      float* const out = g.out.data + (row + m) * g.out.stride + column;
+      F y = set(0);
+      if constexpr (kInteger) {
+        y = accumulated<T>(c + m * kColumns + n, T::kWeightOffset * g.a.sum[row + m],
+                           set(g.a.scale[row + m]), weight_scale);
+      } else {
+        y = accumulated<T>(c + m * kColumns + n, 0, weight_scale, weight_scale);
+      }
+      y = add(y, bias);
+      if (kEpilogue == Epilogue::gelu) y = gelu(y);
+      if (kEpilogue == Epilogue::add) y = add(y, load_part(out, width));
+      store_part(out, y, width);
+    }
+  }
+}
+
 template <class T>
 void finish(const GemmArgs& g, const typename T::Acc* c, std::int64_t row, int rows) {
-  const std::int64_t first = g.panel * kColumns;
-  for (int m = 0; m < rows; ++m) {
-    float* const out = g.out.data + (row + m) * g.out.stride;
-    for (int n = 0; n < kColumns; n += kLanes) {
-      const std::int64_t column = first + n;
-      const std::int64_t width = least(kLanes, g.outputs - column);
-      if (width <= 0) break;
-      F y = accumulated<T>(g, c + m * kColumns + n, row + m, column, width);
-      if (g.bias) y = add(y, load_part(g.bias + column, width));
-      if (g.epilogue == Epilogue::gelu) y = gelu(y);
-      if (g.epilogue == Epilogue::add) y = add(y, load_part(out + column, width));
-      store_part(out + column, y, width);
-    }
+  switch (g.epilogue) {
+    case Epilogue::store:
+      return finish_rows<T, Epilogue::store>(g, c, row, rows);
+    case Epilogue::gelu:
+      return finish_rows<T, Epilogue::gelu>(g, c, row, rows);
+    case Epilogue::add:
+      return finish_rows<T, Epilogue::add>(g, c, row, rows);
   }
 }
 

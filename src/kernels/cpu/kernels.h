@@ -80,6 +80,7 @@ inline std::size_t stream_scratch_bytes(std::int64_t keys, int latents, int head
 
 struct Kernels {
   const char* name;
+  bool bf16_dot;  ///< multiplies bf16 as such, not widened to float32
   Format (*format)(DType precision);
 
   void (*prepare)(DType precision, const NormArgs& norm, const float* x, std::int64_t n,
@@ -100,6 +101,7 @@ const Kernels& scalar_kernels();
 #if defined(__x86_64__)
 const Kernels& avx2_kernels();
 const Kernels& avx512_kernels();
+const Kernels& avx512_bf16_kernels();
 #endif
 
 }  // namespace cortex::cpu

@@ -15,6 +15,7 @@ namespace {
 }  // namespace
 
 constexpr Kernels kKernels{"avx2",
+                           false,
                            format,
                            prepare,
                            normalize,

@@ -1,3 +1,5 @@
+#define CORTEX_ISA avx512
+#define CORTEX_NATIVE_BF16 0
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/simd_avx512.h"
 
@@ -15,6 +17,7 @@ namespace {
 }  // namespace
 
 constexpr Kernels kKernels{"avx512",
+                           false,
                            format,
                            prepare,
                            normalize,

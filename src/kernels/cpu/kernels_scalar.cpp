@@ -15,6 +15,7 @@ namespace {
 }  // namespace
 
 constexpr Kernels kKernels{"scalar",
+                           false,
                            format,
                            prepare,
                            normalize,

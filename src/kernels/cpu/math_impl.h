@@ -56,5 +56,5 @@ inline F gelu(F x) {
   q = fma(q, t, set(8.116015434265137f));
   q = fma(q, t, set(1.0f));
   const F half = mul(x, set(0.5f));
-  return fma(half, div(mul(u, p), q), half);
+  return fma(half, mul(mul(u, p), inverse(q)), half);
 }

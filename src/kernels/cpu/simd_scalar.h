@@ -45,8 +45,8 @@ inline F sub(F a, F b) {
 inline F mul(F a, F b) {
   return each<float>([&](int i) { return a.v[i] * b.v[i]; });
 }
-inline F div(F a, F b) {
-  return each<float>([&](int i) { return a.v[i] / b.v[i]; });
+inline F inverse(F a) {
+  return each<float>([&](int i) { return 1 / a.v[i]; });
 }
 inline F fma(F a, F b, F c) {
   return each<float>([&](int i) { return a.v[i] * b.v[i] + c.v[i]; });
