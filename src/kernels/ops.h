@@ -213,6 +213,10 @@ class Ops {
 
   virtual void gather_tokens(const TokenArgs& args) = 0;
   virtual void ragged_attention(const RaggedAttentionArgs& args) = 0;
+  /// Each column of `scores` [items * rows, columns] is turned into softmax weights over the rows of
+  /// its item, which pool x: out[i * columns + c] = sum_r w[r, c] x[i * rows + r]. `scores` is
+  /// overwritten. x [items * rows, dim], out [items * columns, dim].
+  virtual void softmax_pool(MatrixView scores, MatrixView x, std::int64_t rows, MatrixView out) = 0;
   /// out[i] = mean over the rows of item i. x [items * rows, cols], out [items, cols].
   virtual void mean_rows(MatrixView x, std::int64_t rows, MatrixView out) = 0;
 

@@ -58,6 +58,8 @@ class WindowModel {
   NormArgs args(const Norm& norm) const;
   MatrixView latent_rows(const Buffer& buffer, int cols) const;
   void encode_events(const WindowBatch& batch);
+  /// Folds the head's query into its keys and its output into its values: neither has input in it.
+  void fold_head(const ModelFile& file);
   void run_block(const Block& block);
 
   ModelConfig config_;
@@ -75,9 +77,8 @@ class WindowModel {
   std::vector<Block> blocks_;
   Norm final_norm_;
   Norm head_norm_;
-  Buffer head_query_;  // [outputs, D]
-  std::unique_ptr<LinearWeight> head_kv_;
-  std::unique_ptr<LinearWeight> head_out_;
+  std::unique_ptr<LinearWeight> head_score_;  // [outputs * heads, D]
+  std::unique_ptr<LinearWeight> head_value_;  // [1, heads * D]
   std::unique_ptr<LinearWeight> spike_head_;
   Buffer spike_bias_;
   std::vector<float> output_mean_;
@@ -93,7 +94,8 @@ class WindowModel {
   Buffer attention_;
   Buffer hidden_;
   Buffer final_;
-  Buffer head_attention_;
+  Buffer head_scores_;  // [rows, outputs * heads]
+  Buffer head_pooled_;  // [windows * outputs, heads * D]
   Buffer y_;
   std::vector<float> host_y_;
 };

@@ -198,7 +198,7 @@ std::size_t head_attention_scratch_bytes(std::int64_t queries, int head_dim) {
   const std::int64_t width = round_up(head_dim, kColumns);
   const std::int64_t block = kBlockPanels * kColumns + kColumns;
   constexpr std::int64_t kParts = 9, kFloat = 4;
-  return static_cast<std::size_t>(
-      kFloat * (2 * block * width + 2 * kTileRows * block + rows * (2 * width + 2) + kColumns * width + kLanes) +
-      kParts * 64);
+  return static_cast<std::size_t>(kFloat * (2 * block * width + 2 * kTileRows * block +
+                                            rows * (2 * width + 2) + kColumns * width + kLanes) +
+                                  kParts * 64);
 }

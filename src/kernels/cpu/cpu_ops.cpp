@@ -265,6 +265,26 @@ void CpuOps::ragged_attention(const RaggedAttentionArgs& a) {
   });
 }
 
+void CpuOps::softmax_pool(MatrixView scores, MatrixView x, std::int64_t rows, MatrixView out) {
+  constexpr std::int64_t kColumns = 128;
+  const auto columns = static_cast<int>(scores.cols);
+  const std::int64_t items = out.rows / columns;
+  const std::int64_t parts = (x.cols + kColumns - 1) / kColumns;
+  float* const totals =
+      reinterpret_cast<float*>(scratch(0, sizeof(float) * static_cast<std::size_t>(out.rows)));
+  for (std::int64_t i = 0; i < items; ++i)
+    kernels_.soften_columns(scores.data + i * rows * columns, rows, columns, totals + i * columns);
+  const double flops = 2.0 * static_cast<double>(rows * out.rows) * static_cast<double>(x.cols);
+  share(static_cast<int>(items * parts), flops, [&](int chunk, int) {
+    const std::int64_t i = chunk / parts, begin = chunk % parts * kColumns;
+    MatrixView from = x, to = out;
+    from.data += i * rows * x.stride;
+    to.data += i * columns * out.stride;
+    kernels_.pool_columns(scores.data + i * rows * columns, rows, columns, totals + i * columns,
+                          from, begin, std::min(x.cols, begin + kColumns), to);
+  });
+}
+
 void CpuOps::mean_rows(MatrixView x, std::int64_t rows, MatrixView out) {
   for (std::int64_t i = 0; i < out.rows; ++i) {
     for (std::int64_t c = 0; c < x.cols; ++c) {
@@ -321,8 +341,8 @@ void CpuOps::paged_attention(const PagedAttentionArgs& a) {
   });
 }
 
-/// Whether this machine multiplies bf16 faster than it widens it: twice as fast on AMD's Zen 4, five
-/// times slower on some of Intel's. Measured, the best of several runs each.
+/// Whether this machine multiplies bf16 faster than it widens it: twice as fast on AMD's Zen 4,
+/// five times slower on some of Intel's. Measured, the best of several runs each.
 bool bf16_dot_pays() {
 #if defined(__x86_64__)
   constexpr std::int64_t kInputs = 256, kRows = 6;

@@ -59,6 +59,7 @@ class CpuOps final : public Ops {
   void normalize(const NormArgs& norm, MatrixView x, MatrixView out) override;
   void gather_tokens(const TokenArgs& args) override;
   void ragged_attention(const RaggedAttentionArgs& args) override;
+  void softmax_pool(MatrixView scores, MatrixView x, std::int64_t rows, MatrixView out) override;
   void mean_rows(MatrixView x, std::int64_t rows, MatrixView out) override;
   void additive_bag(const StreamTables& tables, const StreamEvents& events,
                     MatrixView out) override;

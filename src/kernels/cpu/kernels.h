@@ -92,6 +92,11 @@ struct Kernels {
   std::size_t (*head_attention_scratch_bytes)(std::int64_t queries, int head_dim);
   void (*head_attention)(const HeadAttentionArgs& args);
 
+  /// Softmax down the columns of scores [rows, columns], contiguous, not divided by `totals`.
+  void (*soften_columns)(float* scores, std::int64_t rows, int columns, float* totals);
+  /// out[c] = sum_r weights[r, c] x[r] / totals[c] for the columns [begin, end) of x.
+  void (*pool_columns)(const float* weights, std::int64_t rows, int columns, const float* totals,
+                       MatrixView x, std::int64_t begin, std::int64_t end, MatrixView out);
   void (*stream_cross)(const StreamTables& tables, const StreamEvents& events, MatrixView out,
                        const StreamHeadArgs& which);
   void (*paged)(const PagedAttentionArgs& args, const StreamHeadArgs& which);

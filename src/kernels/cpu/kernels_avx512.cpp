@@ -16,16 +16,12 @@ namespace {
 
 }  // namespace
 
-constexpr Kernels kKernels{"avx512",
-                           false,
-                           format,
-                           prepare,
-                           normalize,
-                           gemm_scratch_bytes,
-                           gemm,
-                           head_attention_scratch_bytes,
-                           head_attention,
-                           stream_cross,
+constexpr Kernels kKernels{"avx512",       false,
+                           format,         prepare,
+                           normalize,      gemm_scratch_bytes,
+                           gemm,           head_attention_scratch_bytes,
+                           head_attention, soften_columns,
+                           pool_columns,   stream_cross,
                            paged};
 
 }  // namespace cortex::cpu::avx512

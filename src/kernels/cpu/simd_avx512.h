@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <cstring>
 
-/// Vectors of AVX-512 with VNNI, and with BF16 where CORTEX_NATIVE_BF16 is set. See simd_scalar.h for
-/// what each name means.
+/// Vectors of AVX-512 with VNNI, and with BF16 where CORTEX_NATIVE_BF16 is set. See simd_scalar.h
+/// for what each name means.
 namespace cortex::cpu::CORTEX_ISA {
 
 constexpr int kLanes = 16;
