@@ -29,8 +29,7 @@ WindowModel::WindowModel(const ModelFile& file, Ops& ops, int capacity, std::int
   latents_.assign(latents.begin(), latents.end());
 
   const std::string cross = "encoder.cross_attn.";
-  cross_norm_kv_ = load_norm(file, cross + "norm_kv");
-  cross_kv_ = ops_.pack_linear(file.linear(cross + "kv_proj.weight"));
+  project_token_tables(file);
   cross_out_ = ops_.pack_linear(file.linear(cross + "out_proj.weight"));
   for (int i = 0; i < config_.layers; ++i) {
     const std::string block = fmt::format("encoder.self_attn_blocks.{}.", i);
@@ -90,7 +89,6 @@ WindowModel::WindowModel(const ModelFile& file, Ops& ops, int capacity, std::int
   for (int i = 0; i <= capacity; ++i) latent_indptr.push_back(i * config_.latents);
   latent_indptr_ = ops_.allocate(latent_indptr.size() * sizeof(std::int32_t));
   ops_.upload(latent_indptr_, latent_indptr.data(), latent_indptr.size() * sizeof(std::int32_t));
-  tokens_ = floats(max_events * dim);
   kv_ = floats(std::max(max_events, rows) * 2 * dim);
   z_ = floats(rows * dim);
   qkv_ = floats(rows * 3 * dim);
@@ -123,6 +121,50 @@ WindowModel::Norm WindowModel::load_norm(const ModelFile& file, const std::strin
   norm.gain = upload(file.at(name + ".weight").f32());
   if (config_.norm == NormKind::layernorm) norm.bias = upload(file.at(name + ".bias").f32());
   return norm;
+}
+
+void WindowModel::project_token_tables(const ModelFile& file) {
+  const std::string cross = "encoder.cross_attn.", name = cross + "norm_kv";
+  const LinearTensor linear = file.linear(cross + "kv_proj.weight");
+  const Tensor weight = to_float(linear.weight, linear.scale);
+  const auto packed = ops_.pack_linear({weight});
+  const auto gain = file.at(name + ".weight").f32();
+  const bool layer = config_.norm == NormKind::layernorm;
+  projection_.norm = layer ? NormArgs::Kind::layer : NormArgs::Kind::rms;
+  projection_.eps = layer ? kLayerEps : kRmsEps;
+  projection_.width = weight.size(0);
+  // float32 tables would undo a part of what a narrow model saves.
+  projection_.dtype = file.precision() == DType::f32 ? DType::f32 : DType::bf16;
+  // rows times gain, through the weight.
+  const auto project = [&](std::span<const float> rows, bool scaled) {
+    std::vector<float> x(rows.begin(), rows.end());
+    if (scaled)
+      for (std::size_t i = 0; i < x.size(); ++i) x[i] *= gain[i % gain.size()];
+    const auto n = static_cast<std::int64_t>(x.size()) / weight.size(1);
+    const Buffer in = upload(x);
+    const Buffer out = ops_.allocate(sizeof(float) * static_cast<std::size_t>(n * weight.size(0)));
+    ops_.norm_linear({}, matrix(in.f32(), n, weight.size(1)), *packed, nullptr, Epilogue::store,
+                     matrix(out.f32(), n, weight.size(0)));
+    Tensor host({n, weight.size(0)});
+    ops_.download(host.f32().data(), out.f32(), host.bytes());
+    return host;
+  };
+  const auto keep = [&](const Tensor& table) -> const void* {
+    projected_.push_back(ops_.allocate(table.bytes()));
+    ops_.upload(projected_.back(), table.data(), table.bytes());
+    return projected_.back().as<void>();
+  };
+  const auto keep_table = [&](const char* tensor) {
+    const Tensor table = project(file.at(tensor).f32(), true);
+    return keep(projection_.dtype == DType::f32 ? table.clone() : to_bfloat16(table));
+  };
+  projection_.neuron_table = keep_table("tokenizer.neuron_emb.weight");
+  projection_.time_table = keep_table("tokenizer.time_emb.weight");
+  projection_.value_table = keep_table("tokenizer.value_emb.weight");
+  if (!layer) return;
+  const std::vector<float> ones(gain.size(), 1.0f);
+  projection_.mean_factor = static_cast<const float*>(keep(project(ones, true)));
+  projection_.bias = static_cast<const float*>(keep(project(file.at(name + ".bias").f32(), false)));
 }
 
 void WindowModel::fold_head(const ModelFile& file) {
@@ -196,11 +238,10 @@ void WindowModel::encode_events(const WindowBatch& batch) {
   tokens.neuron = put(batch.neuron);
   tokens.bin = put(batch.bin);
   tokens.value = put(batch.value);
-  tokens.out = matrix(tokens_.f32(), events, dim);
+  tokens.dim = dim;
   ops_.section("tokens");
-  ops_.gather_tokens(tokens);
   const MatrixView kv = matrix(kv_.f32(), events, 2 * dim);
-  ops_.norm_linear(args(cross_norm_kv_), tokens.out, *cross_kv_, nullptr, Epilogue::store, kv);
+  ops_.project_tokens(tokens, projection_, kv);
 
   RaggedAttentionArgs cross;
   cross.items = windows_;

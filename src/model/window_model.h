@@ -60,6 +60,7 @@ class WindowModel {
   void encode_events(const WindowBatch& batch);
   /// Folds the head's query into its keys and its output into its values: neither has input in it.
   void fold_head(const ModelFile& file);
+  void project_token_tables(const ModelFile& file);
   void run_block(const Block& block);
 
   ModelConfig config_;
@@ -70,9 +71,9 @@ class WindowModel {
   Buffer time_table_;
   Buffer value_table_;
   std::vector<float> latents_;
-  Buffer cross_query_;  // [L, D]: no input in it
-  Norm cross_norm_kv_;
-  std::unique_ptr<LinearWeight> cross_kv_;
+  Buffer cross_query_;          // [L, D]: no input in it
+  TokenProjection projection_;  // the cross-attention's K and V
+  std::vector<Buffer> projected_;
   std::unique_ptr<LinearWeight> cross_out_;
   std::vector<Block> blocks_;
   Norm final_norm_;
@@ -87,7 +88,6 @@ class WindowModel {
   Buffer integers_;
   Buffer item_bins_;
   Buffer latent_indptr_;
-  Buffer tokens_;
   Buffer kv_;
   Buffer z_;
   Buffer qkv_;

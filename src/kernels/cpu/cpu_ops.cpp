@@ -125,7 +125,7 @@ void CpuOps::reserve(const OpsCapacity& c) {
   low_.resize(std::max(low_.size(), static_cast<std::size_t>(c.queries)));
   high_.resize(low_.size());
   const std::size_t bytes =
-      std::max({kernels_.gemm_scratch_bytes(),
+      std::max({kernels_.gemm_scratch_bytes(), static_cast<std::size_t>(c.inputs) * sizeof(float),
                 c.queries ? kernels_.head_attention_scratch_bytes(c.queries, c.head_dim) : 0,
                 stream_scratch_bytes(c.keys, c.latents, c.head_dim)});
   for (int t = 0; t < pool_.threads(); ++t) {
@@ -193,20 +193,16 @@ void CpuOps::normalize(const NormArgs& norm, MatrixView x, MatrixView out) {
     kernels_.normalize(norm, x.data + m * x.stride, x.cols, out.data + m * out.stride);
 }
 
-void CpuOps::gather_tokens(const TokenArgs& a) {
-  constexpr std::int64_t kPart = 64;
-  const auto parts = static_cast<int>((a.events + kPart - 1) / kPart);
-  const double work = 8.0 * static_cast<double>(a.events) * static_cast<double>(a.out.cols);
-  share(parts, work, [&](int part, int) {
-    const std::int64_t end = std::min(a.events, (part + 1) * kPart);
-    for (std::int64_t e = part * kPart; e < end; ++e) {
-      const std::int32_t v = std::min(a.value[e], a.value_buckets - 1);
-      const float* const neuron = a.neuron_table + a.neuron[e] * a.out.cols;
-      const float* const time = a.time_table + a.bin[e] * a.out.cols;
-      const float* const value = a.value_table + v * a.out.cols;
-      float* const out = a.out.data + e * a.out.stride;
-      for (std::int64_t d = 0; d < a.out.cols; ++d) out[d] = neuron[d] + time[d] + value[d];
-    }
+void CpuOps::project_tokens(const TokenArgs& t, const TokenProjection& p, MatrixView out) {
+  constexpr std::int64_t kPart = 16;
+  const auto parts = static_cast<int>((t.events + kPart - 1) / kPart);
+  const double work = 8.0 * static_cast<double>(t.events) * static_cast<double>(p.width);
+  share(parts, work, [&](int part, int thread) {
+    auto* const token =
+        reinterpret_cast<float*>(scratch(thread, sizeof(float) * static_cast<std::size_t>(t.dim)));
+    const std::int64_t end = std::min(t.events, (part + 1) * kPart);
+    for (std::int64_t e = part * kPart; e < end; ++e)
+      kernels_.project_token(t, p, e, token, out.data + e * out.stride);
   });
 }
 

@@ -150,7 +150,7 @@ std::size_t gemm_scratch_bytes() {
 
 /// What a norm does to one row: (x - centre) * rstd * gain + bias.
 struct RowNorm {
-  const NormArgs& norm;
+  const NormArgs norm;
   F centre = set(0);
   F rstd = set(1);
 
@@ -210,6 +210,37 @@ void prepare(DType precision, const NormArgs& norm, const float* x, std::int64_t
     total = I8::convert(mul(row(x, i, n), inverse), a + i, total);
   to.scale[index] = amax / kLargest;
   to.sum[index] = I8::sum(total);
+}
+
+template <class Element>
+void project_tokens_of(const TokenArgs& t, const TokenProjection& p, std::int64_t e, float* token,
+                       float* out) {
+  const std::int64_t bucket = t.value[e] < t.value_buckets ? t.value[e] : t.value_buckets - 1;
+  const auto rows = [&](const auto* neuron, const auto* time, const auto* value, std::int64_t width,
+                        std::int64_t i) {
+    return add(add(load_part(neuron + t.neuron[e] * width + i, width - i),
+                   load_part(time + t.bin[e] * width + i, width - i)),
+               load_part(value + bucket * width + i, width - i));
+  };
+  for (std::int64_t i = 0; i < t.dim; i += kLanes)
+    store_part(token + i, rows(t.neuron_table, t.time_table, t.value_table, t.dim, i), t.dim - i);
+  const bool layer = p.norm == NormArgs::Kind::layer;
+  const RowNorm row({p.norm, nullptr, nullptr, p.eps}, token, t.dim);
+  for (std::int64_t i = 0; i < p.width; i += kLanes) {
+    F y =
+        rows(static_cast<const Element*>(p.neuron_table), static_cast<const Element*>(p.time_table),
+             static_cast<const Element*>(p.value_table), p.width, i);
+    if (layer) y = sub(y, mul(row.centre, load_part(p.mean_factor + i, p.width - i)));
+    y = mul(y, row.rstd);
+    if (layer) y = add(y, load_part(p.bias + i, p.width - i));
+    store_part(out + i, y, p.width - i);
+  }
+}
+
+void project_token(const TokenArgs& t, const TokenProjection& p, std::int64_t e, float* token,
+                   float* out) {
+  if (p.dtype == DType::f32) return project_tokens_of<float>(t, p, e, token, out);
+  project_tokens_of<std::uint16_t>(t, p, e, token, out);
 }
 
 Format format(DType precision) {

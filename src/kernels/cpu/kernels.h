@@ -86,6 +86,9 @@ struct Kernels {
   void (*prepare)(DType precision, const NormArgs& norm, const float* x, std::int64_t n,
                   const Rows& to, std::int64_t row);
   void (*normalize)(const NormArgs& norm, const float* x, std::int64_t n, float* out);
+  /// K and V of event e's token; `token` has room for dim floats.
+  void (*project_token)(const TokenArgs& tokens, const TokenProjection& projection, std::int64_t e,
+                        float* token, float* out);
   std::size_t (*gemm_scratch_bytes)();
   void (*gemm)(const GemmArgs& args);
 

@@ -5,27 +5,13 @@
 
 namespace cortex::cpu::avx512_bf16 {
 namespace {
-
-#include "kernels/cpu/math_impl.h"
-// What follows builds on it.
-#include "kernels/cpu/gemm_impl.h"
-// And the attentions on the tiles.
-#include "kernels/cpu/attention_impl.h"
-// Pages last.
-#include "kernels/cpu/stream_impl.h"
-
+#include "kernels/cpu/all_impl.h"
 }  // namespace
-
-constexpr Kernels kKernels{"avx512_bf16",  true,
-                           format,         prepare,
-                           normalize,      gemm_scratch_bytes,
-                           gemm,           head_attention_scratch_bytes,
-                           head_attention, soften_columns,
-                           pool_columns,   stream_cross,
-                           paged};
-
 }  // namespace cortex::cpu::avx512_bf16
 
 namespace cortex::cpu {
-const Kernels& avx512_bf16_kernels() { return avx512_bf16::kKernels; }
+const Kernels& avx512_bf16_kernels() {
+  static constexpr Kernels kernels = avx512_bf16::table("avx512_bf16", true);
+  return kernels;
+}
 }  // namespace cortex::cpu

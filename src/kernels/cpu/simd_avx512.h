@@ -16,6 +16,10 @@ constexpr int kTileRows = 6;
 using F = __m512;
 
 inline F load(const float* p) { return _mm512_loadu_ps(p); }
+inline F load(const std::uint16_t* p) {
+  const __m256i narrow = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow), 16));
+}
 inline void store(float* p, F v) { _mm512_storeu_ps(p, v); }
 inline F set(float x) { return _mm512_set1_ps(x); }
 inline F add(F a, F b) { return _mm512_add_ps(a, b); }
@@ -90,10 +94,7 @@ struct Bf16 {
 /// Activations are rounded to bf16 and kept as float32; weights are widened as they are loaded.
 struct Bf16 : F32 {
   using B = std::uint16_t;
-  static V load_b(const B* p) {
-    const __m256i narrow = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow), 16));
-  }
+  static V load_b(const B* p) { return load(p); }
   static void convert(F v, A* p) {
     const __m512i word = _mm512_castps_si512(v);
     const __m512i even = _mm512_and_si512(_mm512_srli_epi32(word, 16), _mm512_set1_epi32(1));

@@ -32,6 +32,15 @@ inline Lanes<T> each(Op op) {
 inline F load(const float* p) {
   return each<float>([&](int i) { return p[i]; });
 }
+/// bf16, widened.
+inline F load(const std::uint16_t* p) {
+  return each<float>([&](int i) {
+    const std::uint32_t word = static_cast<std::uint32_t>(p[i]) << 16;
+    float x;
+    std::memcpy(&x, &word, sizeof x);
+    return x;
+  });
+}
 inline void store(float* p, F a) { std::memcpy(p, a.v, sizeof a.v); }
 inline F set(float x) {
   return each<float>([&](int) { return x; });
@@ -103,14 +112,7 @@ struct F32 {
 
 struct Bf16 : F32 {
   using B = std::uint16_t;
-  static V load_b(const B* p) {
-    return each<float>([&](int i) {
-      const std::uint32_t word = static_cast<std::uint32_t>(p[i]) << 16;
-      float x;
-      std::memcpy(&x, &word, sizeof x);
-      return x;
-    });
-  }
+  static V load_b(const B* p) { return load(p); }
   static void convert(F v, A* p) {
     for (int i = 0; i < kLanes; ++i) {
       std::uint32_t word;
