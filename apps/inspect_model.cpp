@@ -1,6 +1,7 @@
 #include "inspect_model.h"
 
 #include <cstdio>
+#include <map>
 
 #include "core/json_writer.h"
 #include "model/weights.h"
@@ -11,13 +12,26 @@ namespace {
 // A person sees this many units; --json lists them all.
 constexpr std::size_t kListedUnits = 8;
 
+/// Bytes of tensors as the model is held, by dtype.
+std::map<std::string, std::size_t> bytes_by_dtype(const ModelFile& model) {
+  std::map<std::string, std::size_t> bytes;
+  for (const auto& [name, tensor] : model.tensors)
+    bytes[to_string(tensor.dtype())] += tensor.bytes();
+  return bytes;
+}
+
 std::string as_json(const ModelFile& model, const std::string& path) {
   JsonWriter w;
   w.begin_object().key("file").value(path).key("type").value("model");
   w.key("digest").value(model.digest).key("parameters").value(model.parameter_count());
+  w.key("precision").value(precision_name(model.precision())).key("bytes").value(model.bytes());
+  w.key("bytes_by_dtype").begin_object();
+  for (const auto& [dtype, bytes] : bytes_by_dtype(model)) w.key(dtype).value(bytes);
+  w.end_object();
   w.key("config").raw(to_json(model.config)).key("tensors").begin_array();
   for (const auto& [name, tensor] : model.tensors) {
-    w.begin_object().key("name").value(name).key("shape").begin_array();
+    w.begin_object().key("name").value(name).key("dtype").value(to_string(tensor.dtype()));
+    w.key("shape").begin_array();
     for (const std::int64_t d : tensor.shape()) w.value(d);
     w.end_array().end_object();
   }
@@ -38,6 +52,11 @@ void print_for_a_person(const ModelFile& model, const std::string& path) {
   std::printf("%s: %s decoder %s\n", path.c_str(), to_string(c.kind), c.preset.c_str());
   line("digest", model.digest);
   line("parameters", std::to_string(model.parameter_count()));
+  std::string memory;
+  for (const auto& [dtype, bytes] : bytes_by_dtype(model))
+    memory += (memory.empty() ? "" : ", ") + dtype + " " + std::to_string(bytes);
+  line("precision", precision_name(model.precision()));
+  line("memory", std::to_string(model.bytes()) + " bytes of weights: " + memory);
   line("width", std::to_string(c.dim) + ", " + std::to_string(c.layers) + " layers, " +
                     std::to_string(c.heads) + " heads of " + std::to_string(c.head_dim) + ", " +
                     to_string(c.norm));

@@ -33,7 +33,7 @@ struct ModelInfo {
   std::string digest;
   std::string kind;  ///< "stream" or "window"
   std::string preset;
-  std::string precision;  ///< "fp32", "bf16" or "int8"
+  std::string precision;  ///< "fp32", "bf16" or "int8": the narrowest that a linear runs in
   std::string backend;    ///< e.g. "cpu avx512"
   int threads = 1;        ///< that share one step
   std::int64_t parameters = 0;

@@ -33,18 +33,6 @@ int threads_for(const ModelFile& file, const EngineOptions& options) {
   return std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, kMostDefaultThreads);
 }
 
-const char* precision_name(DType precision) {
-  switch (precision) {
-    case DType::f32:
-      return "fp32";
-    case DType::bf16:
-      return "bf16";
-    case DType::i8:
-      return "int8";
-  }
-  return "fp32";
-}
-
 ModelInfo describe(const ModelFile& file, const EngineOptions& options) {
   const ModelConfig& c = file.config;
   ModelInfo info;

@@ -14,6 +14,7 @@ namespace {
 
 constexpr const char* kConfigKey = "cortex.config";
 constexpr const char* kScaleSuffix = ".scale";
+constexpr bool kLinear = true;
 
 void stream_specs(const ModelConfig& c, std::vector<TensorSpec>& specs) {
   const std::int64_t d = c.dim;
@@ -24,22 +25,22 @@ void stream_specs(const ModelConfig& c, std::vector<TensorSpec>& specs) {
                              {"latents", {c.latents, d}},
                              {"cross.norm_q", {d}},
                              {"cross.norm_kv", {d}},
-                             {"cross.q", {d, d}},
-                             {"cross.kv", {2 * d, d}},
-                             {"cross.out", {d, d}},
+                             {"cross.q", {d, d}, kLinear},
+                             {"cross.kv", {2 * d, d}, kLinear},
+                             {"cross.out", {d, d}, kLinear},
                              {"cross.null_k", {d}},
                              {"cross.null_v", {d}}});
   for (int i = 0; i < c.layers; ++i) {
     const std::string block = fmt::format("blocks.{}.", i);
     specs.insert(specs.end(), {{block + "norm_attn", {d}},
-                               {block + "qkv", {3 * d, d}},
-                               {block + "out", {d, d}},
+                               {block + "qkv", {3 * d, d}, kLinear},
+                               {block + "out", {d, d}, kLinear},
                                {block + "norm_mlp", {d}},
-                               {block + "up", {c.hidden(), d}},
-                               {block + "down", {d, c.hidden()}}});
+                               {block + "up", {c.hidden(), d}, kLinear},
+                               {block + "down", {d, c.hidden()}, kLinear}});
   }
   specs.insert(specs.end(), {{"final_norm", {d}},
-                             {"head.weight", {c.outputs(), c.latents * d}},
+                             {"head.weight", {c.outputs(), c.latents * d}, kLinear},
                              {"head.bias", {c.outputs()}},
                              {"output.mean", {c.outputs()}},
                              {"output.std", {c.outputs()}}});
@@ -56,56 +57,71 @@ void window_specs(const ModelConfig& c, std::vector<TensorSpec>& specs) {
                              {"tokenizer.time_emb.weight", {c.max_bins, d}},
                              {"tokenizer.value_emb.weight", {c.value_buckets, d}},
                              {"encoder.latents", {c.latents, d}},
-                             {"encoder.cross_attn.q_proj.weight", {d, d}},
-                             {"encoder.cross_attn.kv_proj.weight", {2 * d, d}},
-                             {"encoder.cross_attn.out_proj.weight", {d, d}}});
+                             {"encoder.cross_attn.q_proj.weight", {d, d}, kLinear},
+                             {"encoder.cross_attn.kv_proj.weight", {2 * d, d}, kLinear},
+                             {"encoder.cross_attn.out_proj.weight", {d, d}, kLinear}});
   norm("encoder.cross_attn.norm_q");
   norm("encoder.cross_attn.norm_kv");
   for (int i = 0; i < c.layers; ++i) {
     const std::string block = fmt::format("encoder.self_attn_blocks.{}.", i);
-    specs.insert(specs.end(), {{block + "qkv_proj.weight", {3 * d, d}},
-                               {block + "out_proj.weight", {d, d}},
-                               {block + "mlp.0.weight", {c.hidden(), d}},
-                               {block + "mlp.2.weight", {d, c.hidden()}}});
+    specs.insert(specs.end(), {{block + "qkv_proj.weight", {3 * d, d}, kLinear},
+                               {block + "out_proj.weight", {d, d}, kLinear},
+                               {block + "mlp.0.weight", {c.hidden(), d}, kLinear},
+                               {block + "mlp.2.weight", {d, c.hidden()}, kLinear}});
     norm(block + "norm_attn");
     norm(block + "norm_mlp");
   }
   norm("encoder.final_norm");
   specs.insert(specs.end(), {{"behavior_head.query", {c.outputs(), d}},
-                             {"behavior_head.q_proj.weight", {d, d}},
-                             {"behavior_head.kv_proj.weight", {2 * d, d}},
-                             {"behavior_head.out_proj.weight", {1, d}}});
+                             {"behavior_head.q_proj.weight", {d, d}, kLinear},
+                             {"behavior_head.kv_proj.weight", {2 * d, d}, kLinear},
+                             {"behavior_head.out_proj.weight", {1, d}, kLinear}});
   norm("behavior_head.norm");
-}
-
-/// Pairs of tensors that a window model may carry beside what it needs.
-std::vector<TensorSpec> optional_specs(const ModelConfig& c) {
-  if (c.kind != ModelKind::window) return {};
-  return {{"masked_spike_head.proj.weight", {c.value_buckets, c.dim}},
-          {"masked_spike_head.proj.bias", {c.value_buckets}},
-          {"output.mean", {c.outputs()}},
-          {"output.std", {c.outputs()}}};
 }
 
 Error bad_tensor(const std::string& file, const std::string& tensor, const std::string& what) {
   return {ErrorCode::corrupt_data, fmt::format("{}: tensor '{}' {}", file, tensor, what), tensor};
 }
 
-std::optional<Error> check_tensor(const std::string& file, const TensorSpec& spec,
+std::optional<Error> check_finite(const std::string& file, const std::string& name,
                                   const Tensor& tensor) {
+  const auto values = tensor.f32();
+  for (std::size_t i = 0; i < values.size(); ++i)
+    if (!std::isfinite(values[i]))
+      return bad_tensor(file, name, fmt::format("holds {} at element {}", values[i], i));
+  return std::nullopt;
+}
+
+/// Checks a tensor and brings it to the dtype that a model holds it in.
+std::optional<Error> check_tensor(const std::string& file, const TensorSpec& spec, Tensor& tensor) {
   if (tensor.shape() != spec.shape)
     return bad_tensor(file, spec.name,
                       fmt::format("has shape {}, the config needs {}", to_string(tensor.shape()),
                                   to_string(spec.shape)));
-  if (tensor.dtype() == DType::i8)
-    return Error{
-        ErrorCode::unsupported,
-        fmt::format("{}: tensor '{}' is I8, which this engine does not run yet", file, spec.name),
-        spec.name};
-  const auto values = tensor.f32();
-  for (std::size_t i = 0; i < values.size(); ++i)
-    if (!std::isfinite(values[i]))
-      return bad_tensor(file, spec.name, fmt::format("holds {} at element {}", values[i], i));
+  if (tensor.dtype() == DType::i8) {
+    if (spec.linear) return std::nullopt;
+    return bad_tensor(file, spec.name, "is I8, which only the weight of a linear may be");
+  }
+  if (tensor.dtype() == DType::f32) return check_finite(file, spec.name, tensor);
+  Tensor wide = to_float(tensor);
+  auto fault = check_finite(file, spec.name, wide);
+  if (!fault && !spec.linear) tensor = std::move(wide);
+  return fault;
+}
+
+std::optional<Error> check_scale(const std::string& file, const std::string& name,
+                                 const Tensor& scale, std::int64_t out) {
+  if (scale.dtype() != DType::f32)
+    return bad_tensor(file, name, fmt::format("is {}, a scale is F32", to_string(scale.dtype())));
+  if (scale.shape() != Shape{out})
+    return bad_tensor(file, name,
+                      fmt::format("has shape {}, its linear needs {}", to_string(scale.shape()),
+                                  to_string(Shape{out})));
+  if (auto fault = check_finite(file, name, scale)) return fault;
+  for (std::size_t i = 0; i < scale.f32().size(); ++i)
+    if (scale.f32()[i] <= 0)
+      return bad_tensor(file, name,
+                        fmt::format("holds {} at element {}, not above 0", scale.f32()[i], i));
   return std::nullopt;
 }
 
@@ -121,8 +137,6 @@ Result<ModelFile> assemble(SafetensorsFile file, ModelConfig config, std::string
   ModelFile model;
   model.config = std::move(config);
   model.digest = std::move(digest);
-  for (auto& [key, tensor] : file.tensors)
-    if (tensor.dtype() == DType::bf16) tensor = to_float(tensor);
   const auto take = [&](const TensorSpec& spec, bool required) -> std::optional<Error> {
     const auto found = file.tensors.find(spec.name);
     if (found == file.tensors.end()) {
@@ -130,8 +144,17 @@ Result<ModelFile> assemble(SafetensorsFile file, ModelConfig config, std::string
       return std::nullopt;
     }
     if (auto e = check_tensor(name, spec, found->second)) return e;
-    model.tensors.emplace(spec.name, std::move(found->second));
-    file.tensors.erase(found);
+    const bool scaled = found->second.dtype() == DType::i8;
+    model.tensors.insert(file.tensors.extract(found));
+    const std::string key = scale_name(spec.name);
+    const auto scale = file.tensors.find(key);
+    if (scale == file.tensors.end()) {
+      if (scaled) return bad_tensor(name, key, "is missing: its linear is I8");
+      return std::nullopt;
+    }
+    if (!scaled) return bad_tensor(name, key, "is the scale of a tensor that is not I8");
+    if (auto e = check_scale(name, key, scale->second, spec.shape.front())) return e;
+    model.tensors.insert(file.tensors.extract(scale));
     return std::nullopt;
   };
   for (const TensorSpec& spec : tensor_specs(model.config))
@@ -164,7 +187,7 @@ bool ends_with(const std::string& text, std::string_view end) {
 }  // namespace
 
 LinearTensor ModelFile::linear(const std::string& name) const {
-  const auto scale = tensors.find(name + kScaleSuffix);
+  const auto scale = tensors.find(scale_name(name));
   return {at(name), scale == tensors.end() ? nullptr : &scale->second};
 }
 
@@ -178,9 +201,29 @@ DType ModelFile::precision() const {
 std::int64_t ModelFile::parameter_count() const {
   std::int64_t n = 0;
   for (const auto& [name, tensor] : tensors)
-    if (name.rfind("output.", 0) != 0) n += tensor.count();
+    if (name.rfind("output.", 0) != 0 && !ends_with(name, kScaleSuffix)) n += tensor.count();
   return n;
 }
+
+std::size_t ModelFile::bytes() const {
+  std::size_t n = 0;
+  for (const auto& [name, tensor] : tensors) n += tensor.bytes();
+  return n;
+}
+
+const char* precision_name(DType dtype) {
+  switch (dtype) {
+    case DType::f32:
+      return "fp32";
+    case DType::bf16:
+      return "bf16";
+    case DType::i8:
+      return "int8";
+  }
+  return "";
+}
+
+std::string scale_name(const std::string& linear) { return linear + kScaleSuffix; }
 
 std::vector<TensorSpec> tensor_specs(const ModelConfig& config) {
   std::vector<TensorSpec> specs;
@@ -190,6 +233,14 @@ std::vector<TensorSpec> tensor_specs(const ModelConfig& config) {
     window_specs(config, specs);
   }
   return specs;
+}
+
+std::vector<TensorSpec> optional_specs(const ModelConfig& c) {
+  if (c.kind != ModelKind::window) return {};
+  return {{"masked_spike_head.proj.weight", {c.value_buckets, c.dim}, kLinear},
+          {"masked_spike_head.proj.bias", {c.value_buckets}},
+          {"output.mean", {c.outputs()}},
+          {"output.std", {c.outputs()}}};
 }
 
 Result<ModelFile> parse_model(std::span<const std::byte> bytes, const std::string& name) {

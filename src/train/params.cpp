@@ -51,7 +51,9 @@ void ParameterSet::load(const std::map<std::string, Tensor>& tensors) {
     if (found == tensors.end() || found->second.shape() != slot.shape)
       throw Exception{
           {ErrorCode::corrupt_data, "tensor '" + name + "' is missing or misshapen", name}};
-    slot.leaf.copy_(to_torch(found->second));
+    const auto scale = tensors.find(scale_name(name));
+    slot.leaf.copy_(
+        to_torch(to_float(found->second, scale == tensors.end() ? nullptr : &scale->second)));
   }
 }
 

@@ -89,7 +89,7 @@ class CliReplay : public ::testing::Test {
 
 TEST(Cli, HelpIsZeroAndEverySubcommandShowsAnExample) {
   EXPECT_EQ(cortex_run({"--help"}).code, 0);
-  for (const std::string command : {"simulate", "inspect", "serve", "replay"}) {
+  for (const std::string command : {"simulate", "inspect", "serve", "replay", "quantize"}) {
     const Ran ran = cortex_run({command, "--help"});
     EXPECT_EQ(ran.code, 0) << command;
     EXPECT_NE(ran.out.find("Example"), std::string::npos) << command;
@@ -108,6 +108,10 @@ TEST(Cli, WrongUsageIsTwo) {
       {"replay", "--nwb", "a", "--model", "b", "--deadline-ms", "-1"},
       {"serve"},
       {"inspect"},
+      {"quantize"},
+      {"quantize", "--model", "a", "--out", "b"},
+      {"quantize", "--model", "a", "--calibrate", "b", "--out", "c", "--precision", "int4"},
+      {"quantize", "--model", "a", "--calibrate", "b", "--out", "c", "--max-error", "-1"},
       {"simulate", "--no-such-flag"}};
   for (const auto& arguments : wrong) {
     const Ran ran = cortex_run(arguments);

@@ -1,0 +1,58 @@
+#pragma once
+
+#include <memory>
+
+#include "kernels/ops.h"
+
+namespace cortex {
+
+/// Hands every operation to another backend, which outlives it: what a class that changes or
+/// watches some of them starts from.
+class ForwardingOps : public Ops {
+ public:
+  explicit ForwardingOps(Ops& base) : base_(base) {}
+
+  const char* name() const override { return base_.name(); }
+  Buffer allocate(std::size_t bytes) override { return base_.allocate(bytes); }
+  void clear(const Buffer& buffer) override { base_.clear(buffer); }
+  void upload(const Buffer& to, const void* host, std::size_t bytes) override {
+    base_.upload(to, host, bytes);
+  }
+  void download(void* host, const float* from, std::size_t bytes) override {
+    base_.download(host, from, bytes);
+  }
+  std::unique_ptr<LinearWeight> pack_linear(const LinearTensor& linear) override {
+    return base_.pack_linear(linear);
+  }
+  DType cache_dtype(DType weights) const override { return base_.cache_dtype(weights); }
+  void reserve(const OpsCapacity& capacity) override { base_.reserve(capacity); }
+  void begin_forward() override { base_.begin_forward(); }
+  void end_forward() override { base_.end_forward(); }
+  void section(const char* label) override { base_.section(label); }
+  void norm_linear(const NormArgs& norm, MatrixView x, const LinearWeight& weight,
+                   const float* bias, Epilogue epilogue, MatrixView out) override {
+    base_.norm_linear(norm, x, weight, bias, epilogue, out);
+  }
+  void normalize(const NormArgs& norm, MatrixView x, MatrixView out) override {
+    base_.normalize(norm, x, out);
+  }
+  void gather_tokens(const TokenArgs& args) override { base_.gather_tokens(args); }
+  void ragged_attention(const RaggedAttentionArgs& args) override { base_.ragged_attention(args); }
+  void mean_rows(MatrixView x, std::int64_t rows, MatrixView out) override {
+    base_.mean_rows(x, rows, out);
+  }
+  void additive_bag(const StreamTables& tables, const StreamEvents& events,
+                    MatrixView out) override {
+    base_.additive_bag(tables, events, out);
+  }
+  void stream_cross_attention(const StreamTables& tables, const StreamEvents& events,
+                              MatrixView out) override {
+    base_.stream_cross_attention(tables, events, out);
+  }
+  void paged_attention(const PagedAttentionArgs& args) override { base_.paged_attention(args); }
+
+ protected:
+  Ops& base_;
+};
+
+}  // namespace cortex
