@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cortex/events.h>
+#include <cortex/realtime.h>
 #include <cortex/result.h>
 
 #include <cstdint>
@@ -178,6 +179,9 @@ struct EngineOptions {
   int max_queued_windows = 256;
   int max_window_events = 16384;
   double idle_timeout_s = 300;  ///< a session without steps for this long may be expired
+  /// Lock memory, pin the compute thread and run it under SCHED_FIFO, as far as the system allows:
+  /// Engine::realtime() says what it granted. Never fatal.
+  bool realtime = false;
 };
 
 class Engine {
@@ -206,6 +210,9 @@ class Engine {
   /// Closes sessions idle for longer than the timeout; how many. Called by whoever owns a timer.
   virtual int expire_idle_sessions() = 0;
   virtual EngineStats stats() const = 0;
+
+  /// What real-time mode was granted and refused; empty where it was not asked for.
+  virtual std::span<const RealtimeGrant> realtime() const { return {}; }
 };
 
 }  // namespace cortex
