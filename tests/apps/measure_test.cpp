@@ -92,5 +92,72 @@ TEST(CliProfile, ForAPersonItIsATable) {
     EXPECT_NE(ran.out.find(text), std::string::npos) << text;
 }
 
+TEST(CliJitter, HelpShowsAnExample) {
+  const Ran ran = cortex_run({"jitter", "--help"});
+  EXPECT_EQ(ran.code, 0);
+  EXPECT_NE(ran.out.find("Example"), std::string::npos);
+}
+
+TEST(CliJitter, WrongUsageIsTwoAndFailureIsOne) {
+  for (const std::vector<std::string>& wrong : std::vector<std::vector<std::string>>{
+           {"jitter"},
+           {"jitter", "--preset", "stream-nano", "--steps", "0"},
+           {"jitter", "--preset", "stream-nano", "--period-us", "0"}})
+    EXPECT_EQ(cortex_run(wrong).code, 2) << ::testing::PrintToString(wrong);
+  const Ran window = cortex_run({"jitter", "--preset", "cortex-xs"});
+  EXPECT_EQ(window.code, 1);
+  EXPECT_NE(window.err.find("window model"), std::string::npos) << window.err;
+}
+
+TEST(CliJitter, JsonHoldsStepsAndIdleSpinsSideBySide) {
+  const Ran ran =
+      cortex_run({"jitter", "--model", kModel, "--steps", "30", "--period-us", "500", "--json"});
+  ASSERT_EQ(ran.code, 0) << ran.err;
+  simdjson::dom::parser parser;
+  simdjson::dom::element report;
+  ASSERT_EQ(parser.parse(ran.out).get(report), simdjson::SUCCESS) << ran.out;
+  expect_keys(report, {"model", "precision", "steps", "events", "period_us", "realtime", "step_us",
+                       "idle_us", "submit_to_answer_us", "ratio", "ratio_target", "spin_reads",
+                       "preemptions", "page_faults"});
+  for (const char* row : {"step_us", "idle_us", "submit_to_answer_us"}) {
+    expect_keys(report[row], {"p50", "p99", "p999", "max", "spread"});
+    EXPECT_GT(double(report[row]["p50"]), 0) << row;
+    EXPECT_LE(double(report[row]["p50"]), double(report[row]["max"])) << row;
+  }
+  EXPECT_EQ(std::int64_t(report["steps"]), 30);
+  EXPECT_EQ(std::int64_t(report["period_us"]), 500);
+  EXPECT_TRUE(report["realtime"].is_null()) << "not asked for";
+}
+
+TEST(CliRealtime, EveryCommandSaysWhatWasGrantedAndRefused) {
+  const Ran jitter =
+      cortex_run({"jitter", "--preset", "stream-nano", "--steps", "20", "--realtime", "--json"});
+  ASSERT_EQ(jitter.code, 0) << jitter.err;
+  simdjson::dom::parser parser;
+  simdjson::dom::element report;
+  ASSERT_EQ(parser.parse(jitter.out).get(report), simdjson::SUCCESS) << jitter.out;
+  std::size_t grants = 0;
+  for (const simdjson::dom::element grant : simdjson::dom::array(report["realtime"])) {
+    expect_keys(grant, {"what", "granted", "detail"});
+    ++grants;
+  }
+  EXPECT_EQ(grants, 6U);
+
+  testing::Process server({CORTEX_BINARY, "serve", "--model", kModel, "--port", "0", "--realtime"});
+  ASSERT_TRUE(server.says("serving")) << server.err();
+  for (const char* what : {"core", "scheduler", "memory_lock"})
+    EXPECT_NE(server.out().find(std::string("realtime: ") + what), std::string::npos)
+        << server.out();
+  server.signal(SIGTERM);
+  EXPECT_EQ(server.wait().code, 0);
+}
+
+TEST(CliRealtime, ReplayTakesItInProcessAlone) {
+  const Ran ran =
+      cortex_run({"replay", "--nwb", "a.nwb", "--url", "ws://127.0.0.1:1", "--realtime"});
+  EXPECT_EQ(ran.code, 2);
+  EXPECT_NE(ran.err.find("--realtime"), std::string::npos) << ran.err;
+}
+
 }  // namespace
 }  // namespace cortex
