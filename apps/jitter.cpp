@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cmath>
 #include <ctime>
 
 #include "core/clock.h"
@@ -149,8 +150,7 @@ JitterReport measure_jitter(Engine& engine, const ModelConfig& config,
     client.run(kCalibrationSteps, trial);
     const double longer = static_cast<double>(median(trial.step_ns)) /
                           static_cast<double>(std::max<std::int64_t>(1, median(trial.idle_ns)));
-    reads = std::max<std::int64_t>(
-        1, static_cast<std::int64_t>(static_cast<double>(reads) * longer + 0.5));
+    reads = std::max<std::int64_t>(1, std::llround(static_cast<double>(reads) * longer));
   }
   JitterSink sink(options.steps, reads);
   client.run(options.steps, sink);

@@ -114,6 +114,7 @@ std::vector<Event> random_events(std::mt19937_64& random, const ModelConfig& con
   std::uniform_int_distribution<std::int32_t> unit(0, config.unit_count() - 1);
   std::uniform_int_distribution<int> bin(0, bins - 1);
   std::vector<Event> events;
+  events.reserve(static_cast<std::size_t>(count));
   for (int i = 0; i < count; ++i)
     events.push_back({.unit = unit(random), .value = 1, .bin = first_bin + bin(random)});
   return events;

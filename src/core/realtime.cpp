@@ -139,6 +139,7 @@ std::vector<int> compute_cores(int threads) {
   if (allowed.empty()) allowed.push_back(0);
   std::rotate(allowed.begin(), allowed.begin() + 1, allowed.end());
   std::vector<int> cores;
+  cores.reserve(static_cast<std::size_t>(threads));
   for (int i = 0; i < threads; ++i)
     cores.push_back(allowed[static_cast<std::size_t>(i) % allowed.size()]);
   return cores;
@@ -153,7 +154,7 @@ RealtimeGrant prefault_memory() {
   int populated = 0;
   int error = 0;
   for (const Mapping& m : mappings()) {
-    auto* const at = reinterpret_cast<void*>(m.begin);  // NOLINT(performance-no-int-to-ptr)
+    auto* const at = reinterpret_cast<void*>(m.begin);
     if (::madvise(at, m.end - m.begin, m.writable ? kPopulateWrite : kPopulateRead) == 0)
       ++populated;
     else

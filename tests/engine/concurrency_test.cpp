@@ -94,6 +94,7 @@ TEST_F(EngineConcurrency, TwoClientsOfOneSessionNeverTakeTheSameStep) {
   TallySink sink;
   std::atomic<std::int64_t> taken{0};
   std::vector<std::thread> clients;
+  clients.reserve(3);
   for (int c = 0; c < 3; ++c)
     clients.emplace_back([&] {
       for (std::int64_t at = taken; at < 300; at = taken)
@@ -113,6 +114,7 @@ TEST_F(EngineConcurrency, WindowsFromManyThreadsShareTheirPlaces) {
   std::atomic<int> accepted{0};
   const std::vector<Event> events = {{1, 1, 0}, {0, 2, 9}};
   std::vector<std::thread> clients;
+  clients.reserve(3);
   for (int c = 0; c < 3; ++c)
     clients.emplace_back([&] {
       for (int n = 0; n < 200; ++n)

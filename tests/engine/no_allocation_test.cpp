@@ -50,12 +50,14 @@ thread_local std::int64_t on_this_thread = 0;
 
 #if CORTEX_COUNTS_ALLOCATIONS
 // The GNU C library's own entry points, under the names that leave malloc free to be replaced.
+// NOLINTBEGIN(bugprone-reserved-identifier)
 extern "C" {
 void* __libc_malloc(std::size_t);
 void* __libc_calloc(std::size_t, std::size_t);
 void* __libc_realloc(void*, std::size_t);
 void* __libc_memalign(std::size_t, std::size_t);
 void __libc_free(void*);
+// NOLINTEND(bugprone-reserved-identifier)
 
 void* malloc(std::size_t bytes) {
   count(__builtin_return_address(0));
