@@ -20,6 +20,7 @@
 #include "core/clock.h"
 #include "core/log.h"
 #include "data/nwb.h"
+#include "realtime_report.h"
 #include "replay_decoder.h"
 #include "replay_report.h"
 #include "serve/server.h"
@@ -46,6 +47,7 @@ struct ReplayFlags {
   double seconds = 0;
   std::int64_t max_steps = 0;
   bool allow_missing_units = false;
+  bool realtime = false;
   bool json = false;
 
   /// 0: as fast as answers come.
@@ -201,6 +203,8 @@ ViewLabels make_labels(const Recording& recording, const DecoderInfo& decoder, d
 void check_flags(const ReplayFlags& flags) {
   if (flags.model.empty() == flags.url.empty())
     throw CLI::ValidationError("replay", "give one of --model and --url");
+  if (flags.realtime && flags.model.empty())
+    throw CLI::ValidationError("--realtime", "is the server's to take: start it with --realtime");
   if (flags.speed != "max") {
     char* end = nullptr;
     const double pace = std::strtod(flags.speed.c_str(), &end);
@@ -215,9 +219,10 @@ void replay(const ReplayFlags& flags) {
   const Recording recording = read_nwb(flags.nwb).value_or_throw();
   const std::string api_key =
       flags.api_key_file.empty() ? "" : read_api_key(flags.api_key_file).value_or_throw();
-  const auto decoder = (flags.url.empty() ? ReplayDecoder::load(flags.model)
+  const auto decoder = (flags.url.empty() ? ReplayDecoder::load(flags.model, flags.realtime)
                                           : ReplayDecoder::connect(flags.url, api_key))
                            .value_or_throw();
+  std::fputs(realtime_lines(decoder->realtime()).c_str(), stdout);
   const DecoderInfo& info = decoder->info();
   const auto trace = make_trace(recording, info, flags);
   const double deadline_ms = flags.deadline_ms > 0 ? flags.deadline_ms : info.step_ms;
@@ -238,7 +243,8 @@ void replay(const ReplayFlags& flags) {
                               .where = flags.url.empty() ? "in process" : flags.url,
                               .paced = flags.pace() > 0,
                               .interrupted = stop_asked,
-                              .decoder = info};
+                              .decoder = info,
+                              .realtime = {decoder->realtime().begin(), decoder->realtime().end()}};
   std::fputs(report_text(report, context).c_str(), stdout);
   if (flags.json) std::puts(report_json(report, context).c_str());
 }
@@ -276,6 +282,7 @@ void add_replay(CLI::App& app) {
   command->add_option("--target", flags->target, "Behaviour series to score against (hand_vel)");
   command->add_flag("--allow-missing-units", flags->allow_missing_units,
                     "Units that the recording lacks are silent instead of an error");
+  command->add_flag("--realtime", flags->realtime, kRealtimeHelp);
   command->add_option("--out", flags->out, "Write every step's velocity and latency as CSV");
   command->add_flag("--json", flags->json, "Print one JSON object last on standard output");
   command->footer(

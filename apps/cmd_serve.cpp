@@ -10,6 +10,7 @@
 
 #include "commands.h"
 #include "core/log.h"
+#include "realtime_report.h"
 #include "serve/server.h"
 
 namespace cortex {
@@ -21,7 +22,9 @@ struct ServeFlags {
   std::string api_key_file;
 };
 
-void announce(const Server& server, const ModelInfo& model) {
+void announce(const Server& server, const Engine& engine) {
+  const ModelInfo& model = engine.model();
+  std::cout << realtime_lines(engine.realtime());
   const std::string& name = model.preset.empty() ? model.kind : model.preset;
   std::cout << fmt::format("cortex: serving {} ({}, {} parameters) on {}\n", name, model.precision,
                            model.parameters, server.url())
@@ -51,7 +54,7 @@ void serve(ServeFlags flags) {
     }
     engine = std::move(*created);
     server->attach(*engine);
-    announce(*server, engine->model());
+    announce(*server, *engine);
   });
   server->run();
   loader.join();
@@ -80,6 +83,7 @@ void add_serve(CLI::App& app) {
   command->add_option("--max-sessions", flags->engine.max_sessions, "Sessions open at once")
       ->check(CLI::Range(1, 1'000'000))
       ->capture_default_str();
+  command->add_flag("--realtime", flags->engine.realtime, kRealtimeHelp);
   command
       ->add_option("--max-body", flags->server.max_body, "Bytes of a request or WebSocket message")
       ->check(CLI::Range(std::size_t{1024}, std::size_t{1} << 30))

@@ -11,5 +11,7 @@ void add_inspect(CLI::App& app);
 void add_serve(CLI::App& app);
 void add_replay(CLI::App& app);
 void add_quantize(CLI::App& app);
+void add_profile(CLI::App& app);
+void add_jitter(CLI::App& app);
 
 }  // namespace cortex

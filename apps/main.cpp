@@ -14,6 +14,8 @@ int main(int argc, char** argv) {
   cortex::add_serve(app);
   cortex::add_replay(app);
   cortex::add_quantize(app);
+  cortex::add_profile(app);
+  cortex::add_jitter(app);
   // What a callback calls invalid is mostly a file that does not fit another.
   return cortex::run_program(app, argc, argv, cortex::kFailed);
 }

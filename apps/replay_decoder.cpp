@@ -57,6 +57,8 @@ class EngineDecoder final : public ReplayDecoder {
     return {};
   }
 
+  std::span<const RealtimeGrant> realtime() const override { return engine_->realtime(); }
+
  private:
   std::unique_ptr<Engine> engine_;
   SessionId session_;
@@ -152,8 +154,10 @@ Result<std::unique_ptr<ReplayDecoder>> ReplayDecoder::connect(const std::string&
       std::make_unique<SocketDecoder>(std::move(*client), std::move(info)));
 }
 
-Result<std::unique_ptr<ReplayDecoder>> ReplayDecoder::load(const std::string& model_path) {
-  auto engine = Engine::create({.model_path = model_path, .max_sessions = 1, .max_batch = 1});
+Result<std::unique_ptr<ReplayDecoder>> ReplayDecoder::load(const std::string& model_path,
+                                                           bool realtime) {
+  auto engine = Engine::create(
+      {.model_path = model_path, .max_sessions = 1, .max_batch = 1, .realtime = realtime});
   if (!engine) return engine.error();
   if (auto ok = check_kind((*engine)->model(), model_path); !ok) return ok.error();
   auto session = (*engine)->open_session({});

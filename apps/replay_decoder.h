@@ -24,8 +24,12 @@ class ReplayDecoder {
                               std::int64_t deadline_ns) = 0;
   virtual Result<void> close() = 0;
 
+  /// What real-time mode was granted; empty where it was not asked for.
+  virtual std::span<const RealtimeGrant> realtime() const { return {}; }
+
   /// An engine in this process.
-  static Result<std::unique_ptr<ReplayDecoder>> load(const std::string& model_path);
+  static Result<std::unique_ptr<ReplayDecoder>> load(const std::string& model_path,
+                                                     bool realtime = false);
   /// A server, e.g. "ws://127.0.0.1:8080".
   static Result<std::unique_ptr<ReplayDecoder>> connect(const std::string& url,
                                                         const std::string& api_key);

@@ -8,6 +8,7 @@
 
 #include "core/file.h"
 #include "core/json_writer.h"
+#include "realtime_report.h"
 
 namespace cortex {
 namespace {
@@ -196,6 +197,7 @@ std::string report_json(const ReplayReport& report, const ReplayContext& context
   } else {
     json.null();
   }
+  write_realtime(json, context.realtime);
   json.key("interrupted").value(context.interrupted);
   json.end_object();
   return json.text();

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cortex/realtime.h>
 #include <cortex/result.h>
 
 #include <cstdint>
@@ -53,6 +54,7 @@ struct ReplayContext {
   bool paced = false;
   bool interrupted = false;
   DecoderInfo decoder;
+  std::vector<RealtimeGrant> realtime = {};  ///< empty where it was not asked for
 };
 
 std::string report_text(const ReplayReport& report, const ReplayContext& context);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cortex/events.h>
+#include <cortex/realtime.h>
 #include <cortex/result.h>
 
 #include <cstdint>
@@ -181,6 +182,9 @@ struct EngineOptions {
   int max_window_events = 16384;
   int threads = 0;           ///< cores that share one step; 0: what suits the model and the machine
   double idle_timeout_s = 300;  ///< a session without steps for this long may be expired
+  /// Lock memory, pin the compute thread and run it under SCHED_FIFO, as far as the system allows:
+  /// Engine::realtime() says what it granted. Never fatal.
+  bool realtime = false;
 };
 
 class Engine {
@@ -209,6 +213,9 @@ class Engine {
   /// Closes sessions idle for longer than the timeout; how many. Called by whoever owns a timer.
   virtual int expire_idle_sessions() = 0;
   virtual EngineStats stats() const = 0;
+
+  /// What real-time mode was granted and refused; empty where it was not asked for.
+  virtual std::span<const RealtimeGrant> realtime() const { return {}; }
 };
 
 }  // namespace cortex

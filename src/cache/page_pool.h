@@ -26,6 +26,14 @@ class PagePool {
   std::vector<bool> taken_;
 };
 
+/// Steps of a page whose keys, R a step, fill whole vectors of any backend.
+constexpr int page_steps_for(int latents) {
+  constexpr int kSteps = 8, kKeyLanes = 16;
+  int steps = kSteps;
+  while (steps * latents % kKeyLanes != 0) steps += kSteps;
+  return steps;
+}
+
 /// How a stream's K and V are cut into pages.
 struct PageLayout {
   int layers = 0;

@@ -19,8 +19,13 @@ void relax() {
 
 }  // namespace
 
-StepPool::StepPool(int threads) : shares_(static_cast<std::size_t>(std::max(1, threads))) {
-  for (int t = 1; t < this->threads(); ++t) helpers_.emplace_back([this, t] { helper(t); });
+StepPool::StepPool(int threads, const std::function<void(int thread)>& on_helper)
+    : shares_(static_cast<std::size_t>(std::max(1, threads))) {
+  for (int t = 1; t < this->threads(); ++t) helpers_.emplace_back([this, t, on_helper] {
+      name_this_thread("cortex-step");
+      if (on_helper) on_helper(t);
+      helper(t);
+    });
 }
 
 StepPool::~StepPool() {
@@ -78,7 +83,6 @@ void StepPool::take_part(std::uint32_t run, int thread) {
 }
 
 void StepPool::helper(int thread) {
-  name_this_thread("cortex-step");
   for (;;) {
     const std::uint32_t active = active_.load(std::memory_order_acquire);
     if (stopping_.load(std::memory_order_relaxed)) return;

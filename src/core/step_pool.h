@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -23,7 +24,8 @@ namespace cortex {
 class StepPool {
  public:
   /// `threads` counts the caller; at least 1.
-  explicit StepPool(int threads);
+  /// Each helper first calls `on_helper` with its number, from 1.
+  explicit StepPool(int threads, const std::function<void(int thread)>& on_helper = {});
   ~StepPool();
   StepPool(const StepPool&) = delete;
   StepPool& operator=(const StepPool&) = delete;

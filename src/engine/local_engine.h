@@ -2,8 +2,6 @@
 
 #include <cortex/engine.h>
 
-#include <atomic>
-#include <condition_variable>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -12,6 +10,7 @@
 
 #include "cache/page_pool.h"
 #include "core/clock.h"
+#include "core/mutex.h"
 #include "engine/session.h"
 #include "kernels/ops.h"
 #include "model/stream_model.h"
@@ -23,8 +22,12 @@ namespace cortex {
 
 /// One replica in this process: one backend, one compute thread, one page pool.
 ///
-/// Callers' threads validate and queue under the lock. The compute thread takes a batch, runs it
-/// without the lock, hands the answers over, then lets go of the sessions.
+/// Three locks, taken in this order and never two of a kind:
+///   registry_mutex_   which sessions and pages there are; clients alone
+///   Session::intake   one client at a time checks a step and copies it to its slot
+///   queue_mutex_      what is ready and in flight: a few words at a time, no allocation, no copy
+/// The compute thread takes the last one only: it takes a batch, runs it without a lock, hands the
+/// answers over, then lets go of the sessions.
 class LocalEngine final : public Engine {
  public:
   LocalEngine(const EngineOptions& options, const ModelFile& file);
@@ -37,6 +40,7 @@ class LocalEngine final : public Engine {
   Result<void> submit(const WindowRequest& request, WindowSink& sink) override;
   int expire_idle_sessions() override;
   EngineStats stats() const override;
+  std::span<const RealtimeGrant> realtime() const override { return realtime_; }
 
  private:
   struct WindowJob {
@@ -53,12 +57,17 @@ class LocalEngine final : public Engine {
   };
 
   bool streams() const { return config_.kind == ModelKind::stream; }
-  std::unique_ptr<Session> make_session(SessionId id, const SessionOptions& options, int queued,
-                                        std::size_t job_events) const;
+  void reserve_streams(const ModelFile& file);
+  void reserve_windows(const ModelFile& file);
   void warm_up();
+  std::shared_ptr<Session> find_session(SessionId id) const;
+  /// Takes a free place for a stateless request; none: resource_exhausted.
+  Result<std::uint64_t> take_window_job();
 
   // Compute thread.
   void run();
+  /// Takes what is ready, after waiting for something; false when the engine ends.
+  bool take_batch();
   void start_decodes();
   void run_stream_batch();
   void run_window_batch();
@@ -76,19 +85,23 @@ class LocalEngine final : public Engine {
   std::unique_ptr<StreamModel> stream_;
   std::unique_ptr<WindowModel> window_;
 
-  mutable std::mutex mutex_;
-  std::condition_variable work_;  // something became ready, or the end
-  std::condition_variable idle_;  // a session left the compute thread
-  bool stopping_ = false;
+  mutable std::mutex registry_mutex_;
   std::unique_ptr<PagePool> pages_;
-  std::unordered_map<SessionId, std::unique_ptr<Session>> sessions_;
+  std::unordered_map<SessionId, std::shared_ptr<Session>> sessions_;
   SessionId last_id_ = 0;
-  EdfQueue ready_;          // keys are session ids
+
+  mutable PriorityMutex queue_mutex_;
+  PriorityCondition work_;  // something became ready, or the end
+  PriorityCondition idle_;  // a session left the compute thread
+  bool stopping_ = false;
+  EdfQueue ready_;          // keys are addresses of sessions
   EdfQueue ready_windows_;  // keys are indices into window_jobs_
   std::vector<WindowJob> window_jobs_;
   std::vector<std::uint64_t> free_window_jobs_;
-  std::vector<SessionId> free_decoders_;  // internal sessions that wait for a stateless request
+  std::vector<std::unique_ptr<Session>> decoders_;  // run stateless requests as streams
+  std::vector<Session*> free_decoders_;
 
+  // Compute thread, all of their full size from the start.
   std::vector<std::uint64_t> batch_keys_;
   std::vector<Session*> batch_sessions_;
   std::vector<Refusal> refusals_;  // stateless requests too late to start
@@ -100,6 +113,8 @@ class LocalEngine final : public Engine {
   Counter windows_;
   Counter late_;
   Counter refused_;
+  const Error too_late_;
+  std::vector<RealtimeGrant> realtime_;
   std::thread thread_;
 };
 

@@ -11,14 +11,25 @@ Session::Session(SessionId session_id, const ModelConfig& config,
       options(session_options),
       state(session_options.first_step, config.receptive_steps, config.window_steps,
             config.max_events_per_step),
-      ring(static_cast<std::size_t>(max_queued)),
-      expected(session_options.first_step) {
+      expected(session_options.first_step),
+      ring(static_cast<std::size_t>(max_queued)) {
   for (StreamJob& job : ring) job.events.reserve(max_job_events);
+}
+
+void Session::push_back() {
+  tail = (tail + 1) % ring.size();
+  queued.fetch_add(1, std::memory_order_release);
 }
 
 void Session::pop_front() {
   head = (head + 1) % ring.size();
-  --queued;
+  queued.fetch_sub(1, std::memory_order_release);
+}
+
+const StreamJob& Session::pop_back() {
+  tail = (tail + ring.size() - 1) % ring.size();
+  queued.fetch_sub(1, std::memory_order_release);
+  return ring[tail];
 }
 
 void Session::advance(int bins_per_step, int context_steps) {

@@ -2,7 +2,9 @@
 
 #include <cortex/engine.h>
 
+#include <atomic>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "cache/stream_state.h"
@@ -26,16 +28,24 @@ struct StreamJob {
   WindowSink* window_sink = nullptr;  ///< instead, where a stateless request runs as a stream
 };
 
-/// A live stream: its caches, its queue, its totals. The engine's lock guards the queue and the
-/// flags; the compute thread alone touches `state` and the front job while `in_flight`.
+/// A live stream: its caches, its queue, its totals.
+///
+/// Clients take `intake` one at a time; it guards `tail`, `expected` and `closed`, and the slot at
+/// `tail` is the holder's to fill. The engine's queue lock guards the length of the queue and
+/// `in_flight`. The compute thread alone touches `head`, `state`, the front job and the totals
+/// while `in_flight`, and never takes `intake`.
 struct Session {
   Session(SessionId session_id, const ModelConfig& config, const SessionOptions& session_options,
           int max_queued, std::size_t max_job_events);
 
   StreamJob& front() { return ring[head]; }
-  StreamJob& back() { return ring[(head + queued - 1) % ring.size()]; }
-  StreamJob& back_slot() { return ring[(head + queued) % ring.size()]; }
+  StreamJob& tail_slot() { return ring[tail]; }
+  bool full() const { return queued.load(std::memory_order_acquire) == ring.size(); }
+  /// The slot at `tail` is filled: it joins the queue.
+  void push_back();
   void pop_front();
+  /// The job that would run last leaves the queue.
+  const StreamJob& pop_back();
   /// The front job's next step becomes the present one; appended to the batch by the caller.
   void advance(int bins_per_step, int context_steps);
   bool front_finished() { return state.next_step() > front().last_step; }
@@ -48,13 +58,16 @@ struct Session {
   std::vector<std::int32_t> pages;
   StreamState state;
 
+  std::mutex intake;
+  bool closed = false;
+  std::int64_t expected = 0;  ///< sequence that submit() will take next
   std::vector<StreamJob> ring;
   std::size_t head = 0;
-  std::size_t queued = 0;
-  std::int64_t expected = 0;  ///< sequence that submit() will take next
+  std::size_t tail = 0;
+  std::atomic<std::size_t> queued{0};  ///< written under the queue lock, read anywhere
   bool in_flight = false;
   bool internal = false;  ///< serves stateless requests; no client owns it
-  std::int64_t last_active_ns = 0;
+  std::atomic<std::int64_t> last_active_ns{0};
 
   LatencyHistogram latency;
   std::int64_t steps = 0;
@@ -62,5 +75,13 @@ struct Session {
   std::int64_t refused = 0;
   std::int64_t dropped_events = 0;
 };
+
+/// What a session is called in a queue of ready work, and back.
+inline std::uint64_t key_of(const Session& session) {
+  return reinterpret_cast<std::uintptr_t>(&session);
+}
+inline Session* session_of(std::uint64_t key) {
+  return reinterpret_cast<Session*>(static_cast<std::uintptr_t>(key));
+}
 
 }  // namespace cortex

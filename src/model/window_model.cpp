@@ -13,6 +13,12 @@ constexpr float kLayerEps = 1e-5f;
 
 }  // namespace
 
+void WindowBatch::reserve(int count, std::int64_t events) {
+  indptr.reserve(static_cast<std::size_t>(count) + 1);
+  window_bins.reserve(static_cast<std::size_t>(count));
+  for (auto* v : {&neuron, &bin, &value}) v->reserve(static_cast<std::size_t>(events));
+}
+
 void WindowBatch::clear() {
   indptr.assign(1, 0);
   for (auto* v : {&neuron, &bin, &value}) v->clear();

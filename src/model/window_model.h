@@ -21,6 +21,8 @@ struct WindowBatch {
   std::vector<double> window_bins;  ///< [windows] nominal length, for the receptive field
 
   int windows() const { return static_cast<int>(window_bins.size()); }
+  /// Room for `count` windows of together `events` events.
+  void reserve(int count, std::int64_t events);
   void clear();
 };
 

@@ -36,8 +36,14 @@ class ForwardingOps : public Ops {
   void normalize(const NormArgs& norm, MatrixView x, MatrixView out) override {
     base_.normalize(norm, x, out);
   }
-  void gather_tokens(const TokenArgs& args) override { base_.gather_tokens(args); }
+  void project_tokens(const TokenArgs& tokens, const TokenProjection& projection,
+                      MatrixView out) override {
+    base_.project_tokens(tokens, projection, out);
+  }
   void ragged_attention(const RaggedAttentionArgs& args) override { base_.ragged_attention(args); }
+  void softmax_pool(MatrixView scores, MatrixView x, std::int64_t rows, MatrixView out) override {
+    base_.softmax_pool(scores, x, rows, out);
+  }
   void mean_rows(MatrixView x, std::int64_t rows, MatrixView out) override {
     base_.mean_rows(x, rows, out);
   }

@@ -23,6 +23,11 @@ ReadyWork EdfQueue::pop() {
   return next;
 }
 
+void EdfQueue::erase(std::uint64_t key) {
+  if (std::erase_if(heap_, [&](const ReadyWork& w) { return w.key == key; }) > 0)
+    std::make_heap(heap_.begin(), heap_.end(), later);
+}
+
 void form_batch(EdfQueue& queue, std::size_t max_batch, std::vector<std::uint64_t>& batch) {
   batch.clear();
   while (!queue.empty() && batch.size() < max_batch) batch.push_back(queue.pop().key);

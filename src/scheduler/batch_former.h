@@ -17,9 +17,12 @@ struct ReadyWork {
 /// Earliest deadline first. Pure: no clock, no thread, no lock.
 class EdfQueue {
  public:
+  /// Up to `n` entries, push() allocates nothing.
   void reserve(std::size_t n) { heap_.reserve(n); }
   void push(TimeNs deadline, std::uint64_t key);
   ReadyWork pop();
+  /// Takes the entries of `key` out, wherever they are.
+  void erase(std::uint64_t key);
   bool empty() const { return heap_.empty(); }
   std::size_t size() const { return heap_.size(); }
 

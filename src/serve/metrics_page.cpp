@@ -62,6 +62,9 @@ std::string metrics_page(const ServeState& state) {
   gauge(m::kPagesUsed, static_cast<double>(stats.pages_used));
   gauge(m::kPagesTotal, static_cast<double>(stats.pages_total));
   gauge(m::kCacheBytes, static_cast<double>(stats.cache_bytes));
+  for (const RealtimeGrant& grant : state.engine->realtime())
+    page.gauge(m::kRealtime.name, m::kRealtime.help, grant.granted ? 1 : 0,
+               fmt::format("what=\"{}\"", label_value(grant.what)));
   page.gauge(m::kModelInfo.name, m::kModelInfo.help, 1,
              fmt::format("kind=\"{}\",preset=\"{}\",precision=\"{}\",digest=\"{}\"",
                          label_value(model.kind), label_value(model.preset),

@@ -41,6 +41,10 @@ inline constexpr Metric kConnectionsRefused{"cortex_connections_refused_total",
                                             "Connections turned away over the limit."};
 inline constexpr Metric kReady{"cortex_ready", "1 while requests are taken."};
 inline constexpr Metric kUptime{"cortex_uptime_seconds", "Since the server was created."};
+inline constexpr Metric kRealtime{
+    "cortex_realtime_granted",
+    "1 where the system granted what real-time mode asked for, 0 where it refused; absent without "
+    "--realtime."};
 inline constexpr Metric kModelInfo{"cortex_model_info", "1; its labels say which model is served."};
 
 }  // namespace cortex::catalog

@@ -89,7 +89,8 @@ class CliReplay : public ::testing::Test {
 
 TEST(Cli, HelpIsZeroAndEverySubcommandShowsAnExample) {
   EXPECT_EQ(cortex_run({"--help"}).code, 0);
-  for (const std::string command : {"simulate", "inspect", "serve", "replay", "quantize"}) {
+  for (const std::string command :
+       {"simulate", "inspect", "serve", "replay", "quantize", "profile", "jitter"}) {
     const Ran ran = cortex_run({command, "--help"});
     EXPECT_EQ(ran.code, 0) << command;
     EXPECT_NE(ran.out.find("Example"), std::string::npos) << command;
@@ -159,6 +160,27 @@ TEST_F(CliReplay, JsonIsOneObjectLastOnStandardOutput) {
   EXPECT_EQ(std::string_view(report["model"]), "stream-nano");
   EXPECT_GT(std::int64_t(report["scored_steps"]), 0);
   EXPECT_EQ(std::int64_t(report["steps"]), 30 * 50);
+}
+
+TEST_F(CliReplay, RealTimeModeSaysWhatItWasGrantedAndDecodesTheSame) {
+  const std::string plain = folder_.file("plain.csv");
+  const std::string realtime = folder_.file("realtime.csv");
+  const std::vector<std::string> replay = {"replay",  "--nwb",  nwb_,      "--model", model_,
+                                           "--speed", "max",    "--split", "all",     "--max-steps",
+                                           "100",     "--json", "--out"};
+  auto arguments = replay;
+  arguments.push_back(plain);
+  ASSERT_EQ(cortex_run(arguments).code, 0);
+  arguments.back() = realtime;
+  arguments.emplace_back("--realtime");
+  const Ran ran = cortex_run(arguments);
+  ASSERT_EQ(ran.code, 0) << ran.err;
+  EXPECT_NE(ran.out.find("realtime: scheduler "), std::string::npos) << ran.out;
+  simdjson::dom::parser parser;
+  simdjson::dom::element report;
+  ASSERT_EQ(parser.parse(last_line(ran.out)).get(report), simdjson::SUCCESS) << ran.out;
+  EXPECT_EQ(simdjson::dom::array(report["realtime"]).size(), 6U);
+  EXPECT_EQ(decoded_cells(realtime), decoded_cells(plain));
 }
 
 TEST_F(CliReplay, OverTheSocketDecodesTheBitsOfTheProcess) {

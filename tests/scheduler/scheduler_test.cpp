@@ -35,6 +35,21 @@ RC_GTEST_PROP(BatchFormer, AmongReadyWorkNeverALaterDeadlineFirstAndNothingIsLos
   RC_ASSERT(queue.size() == waiting.size());
 }
 
+TEST(EdfQueue, ErasedWorkIsGoneAndTheRestKeepsItsOrder) {
+  EdfQueue queue;
+  for (std::uint64_t k = 0; k < 30; ++k) queue.push(static_cast<TimeNs>(k * 7 % 30), k);
+  for (std::uint64_t k = 0; k < 30; k += 3) queue.erase(k);
+  queue.erase(999);
+  EXPECT_EQ(queue.size(), 20U);
+  TimeNs last = -1;
+  while (!queue.empty()) {
+    const ReadyWork next = queue.pop();
+    EXPECT_NE(next.key % 3, 0U);
+    EXPECT_GT(next.deadline, last);
+    last = next.deadline;
+  }
+}
+
 TEST(EdfQueue, EqualDeadlinesAreServedInTurn) {
   EdfQueue queue;
   for (std::uint64_t k = 0; k < 20; ++k) queue.push(kNever, k);

@@ -28,6 +28,7 @@ struct FakeOptions {
   int max_queued_steps = 4;
   int max_queued_windows = 8;
   int max_events = 64;
+  std::vector<RealtimeGrant> realtime = {};
 };
 
 class FakeEngine final : public Engine {
@@ -153,6 +154,8 @@ class FakeEngine final : public Engine {
     s.queue_depth = static_cast<std::int64_t>(jobs_.size());
     return s;
   }
+
+  std::span<const RealtimeGrant> realtime() const override { return options_.realtime; }
 
   // What tests do to it.
 

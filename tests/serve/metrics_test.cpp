@@ -51,6 +51,14 @@ TEST(Metrics, EveryLineIsWellFormedAndEveryNameIsCortexs) {
   EXPECT_TRUE(families.count(std::string(catalog::kRequestLatency.name)));
 }
 
+TEST(Metrics, RealTimeModeSaysWhatWasGranted) {
+  EXPECT_FALSE(contains(TestServer().get("/metrics").body, "cortex_realtime"));
+  TestServer server({.realtime = {{"core", true, "1"}, {"scheduler", false, "no"}}});
+  const std::string page = server.get("/metrics").body;
+  EXPECT_TRUE(contains(page, "cortex_realtime_granted{what=\"core\"} 1\n")) << page;
+  EXPECT_TRUE(contains(page, "cortex_realtime_granted{what=\"scheduler\"} 0\n")) << page;
+}
+
 TEST(Metrics, UnknownPathsShareOneLabel) {
   TestServer server;
   for (int i = 0; i < 5; ++i) server.get("/x" + std::to_string(i));

@@ -61,8 +61,8 @@ PackedLinear::PackedLinear(const LinearTensor& linear, const Kernels& kernels)
     throw std::invalid_argument("an int8 linear without a scale for each output");
 }
 
-CpuOps::CpuOps(const Kernels& kernels, int threads)
-    : kernels_(kernels), pool_(threads), memory_(static_cast<std::size_t>(pool_.threads())) {
+CpuOps::CpuOps(const Kernels& kernels, const CpuOptions& options)
+    : kernels_(kernels), pool_(options.threads, options.on_helper), memory_(static_cast<std::size_t>(pool_.threads())) {
   reserve({});
 }
 
@@ -401,9 +401,9 @@ std::unique_ptr<Ops> make_cpu_ops(const CpuOptions& options) {
 #if defined(__x86_64__)
   for (const cpu::Kernels* kernels :
        {&cpu::avx512_bf16_kernels(), &cpu::avx512_kernels(), &cpu::avx2_kernels()})
-    if (isa == kernels->name) return std::make_unique<cpu::CpuOps>(*kernels, options.threads);
+    if (isa == kernels->name) return std::make_unique<cpu::CpuOps>(*kernels, options);
 #endif
-  return std::make_unique<cpu::CpuOps>(cpu::scalar_kernels(), options.threads);
+  return std::make_unique<cpu::CpuOps>(cpu::scalar_kernels(), options);
 }
 
 }  // namespace cortex

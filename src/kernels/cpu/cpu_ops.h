@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -13,6 +14,7 @@ namespace cortex {
 struct CpuOptions {
   int threads = 1;
   std::string isa = {};  ///< "avx512", "avx2", "scalar"; empty: the best that this machine runs
+  std::function<void(int thread)> on_helper = {};  ///< run first by each thread but the caller's
 };
 
 /// Instruction sets that this machine runs, best first.
@@ -42,7 +44,7 @@ class PackedLinear final : public LinearWeight {
 
 class CpuOps final : public Ops {
  public:
-  explicit CpuOps(const Kernels& kernels, int threads);
+  CpuOps(const Kernels& kernels, const CpuOptions& options);
 
   const char* name() const override { return kernels_.name; }
   Buffer allocate(std::size_t bytes) override;
