@@ -10,8 +10,7 @@ namespace {
 
 constexpr double kPercentile = 0.99;
 // Ranges that the search tries, as parts of the row's largest magnitude.
-constexpr double kNarrowest = 0.3;
-constexpr double kStride = 0.01;
+constexpr int kNarrowestPercent = 30;
 
 float largest_of(std::span<const float> row) {
   float largest = 0;
@@ -55,8 +54,8 @@ float best_scale(std::span<const float> row) {
   const float largest = largest_of(row);
   float best = scale_of(largest);
   double least = squared_error(row, best);
-  for (double part = 1 - kStride; part > kNarrowest; part -= kStride) {
-    const float scale = scale_of(static_cast<float>(part * largest));
+  for (int percent = 99; percent >= kNarrowestPercent; --percent) {
+    const float scale = scale_of(0.01F * static_cast<float>(percent) * largest);
     const double error = squared_error(row, scale);
     if (error < least) {
       least = error;
