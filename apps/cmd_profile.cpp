@@ -51,9 +51,12 @@ class StreamLoad final : public Load {
   StreamLoad(const ModelFile& file, Ops& ops, int batch, int events)
       : config_(file.config), events_(events) {
     const DType cached = ops.cache_dtype(file.precision());
-    const PageLayout layout = {config_.layers, config_.latents,
-                               config_.dim,    config_.window_steps,
-                               page_steps_for(config_.latents), static_cast<int>(size_of(cached))};
+    const PageLayout layout = {config_.layers,
+                               config_.latents,
+                               config_.dim,
+                               config_.window_steps,
+                               page_steps_for(config_.latents),
+                               static_cast<int>(size_of(cached))};
     PagePool pages(batch * layout.pages_per_session());
     pool_ = ops.allocate(static_cast<std::size_t>(layout.page_bytes()) *
                          static_cast<std::size_t>(pages.total()));
@@ -184,6 +187,9 @@ void add_profile(CLI::App& app) {
       ->add_option("--events", flags->events,
                    "Events a step (default 32) or window (default 512), at random")
       ->check(CLI::Range(1, 1'000'000));
+  command->add_option("--threads", flags->threads, "Cores that share a forward")
+      ->check(CLI::Range(1, 256))
+      ->capture_default_str();
   command->add_option("--steps", flags->steps, "Forwards to record, after a warm-up")
       ->check(CLI::Range(1, 100'000'000))
       ->capture_default_str();

@@ -21,7 +21,8 @@ void relax() {
 
 StepPool::StepPool(int threads, const std::function<void(int thread)>& on_helper)
     : shares_(static_cast<std::size_t>(std::max(1, threads))) {
-  for (int t = 1; t < this->threads(); ++t) helpers_.emplace_back([this, t, on_helper] {
+  for (int t = 1; t < this->threads(); ++t)
+    helpers_.emplace_back([this, t, on_helper] {
       name_this_thread("cortex-step");
       if (on_helper) on_helper(t);
       helper(t);

@@ -10,7 +10,8 @@ namespace cortex {
 
 void LocalEngine::run() {
   name_this_thread("cortex-compute");
-  if (options_.realtime) realtime_ = make_this_thread_realtime(compute_cores(info_.threads).front());
+  if (options_.realtime)
+    realtime_ = make_this_thread_realtime(compute_cores(info_.threads).front());
   while (take_batch()) {
     for (const Refusal& r : refusals_) fail_window(*r.sink, r.submitted_ns);
     refusals_.clear();

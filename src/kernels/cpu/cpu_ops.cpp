@@ -62,7 +62,9 @@ PackedLinear::PackedLinear(const LinearTensor& linear, const Kernels& kernels)
 }
 
 CpuOps::CpuOps(const Kernels& kernels, const CpuOptions& options)
-    : kernels_(kernels), pool_(options.threads, options.on_helper), memory_(static_cast<std::size_t>(pool_.threads())) {
+    : kernels_(kernels),
+      pool_(options.threads, options.on_helper),
+      memory_(static_cast<std::size_t>(pool_.threads())) {
   reserve({});
 }
 
