@@ -10,5 +10,6 @@ void add_simulate(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_serve(CLI::App& app);
 void add_replay(CLI::App& app);
+void add_bench(CLI::App& app);
 
 }  // namespace cortex

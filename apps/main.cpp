@@ -13,6 +13,7 @@ int main(int argc, char** argv) {
   cortex::add_inspect(app);
   cortex::add_serve(app);
   cortex::add_replay(app);
+  cortex::add_bench(app);
   // What a callback calls invalid is mostly a file that does not fit another.
   return cortex::run_program(app, argc, argv, cortex::kFailed);
 }
