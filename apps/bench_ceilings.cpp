@@ -99,7 +99,8 @@ double Ceilings::gflops(DType dtype) const {
     case DType::f32:
       return fp32_gflops;
     case DType::bf16:
-      return bf16_gflops;
+      // Where vdpbf16ps is the slower one, a kernel widens and multiplies in float32.
+      return std::max(bf16_gflops, fp32_gflops);
     case DType::i8:
       return int8_gops;
   }

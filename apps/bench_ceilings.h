@@ -34,6 +34,7 @@ struct Ceilings {
   double int8_gops = 0;            ///< vpdpbusd; on AVX2 vpmaddwd of widened values
   std::vector<ReadCeiling> reads;  ///< ascending in size
 
+  /// The fastest way to multiply what is stored so.
   double gflops(DType dtype) const;
   /// GB/s of a footprint of `bytes` that is read once a step: the smallest measured size that holds
   /// a thread's share of it, DRAM beyond.

@@ -60,9 +60,9 @@ const char* precision_name(DType precision) {
 
 ModelFile with_precision(ModelFile model, DType precision) {
   if (precision == DType::f32) return model;
-  auto names = forward_linears(model.config);
-  names.pop_back();
-  for (const std::string& name : names) {
+  auto linears = forward_linears(model.config, 1, 1);
+  linears.pop_back();
+  for (const auto& [name, row_count, in, out] : linears) {
     Tensor& weight = model.tensors.at(name);
     if (precision == DType::bf16) {
       weight = to_bfloat16(weight);

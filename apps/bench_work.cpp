@@ -29,37 +29,41 @@ ForwardFlops stream_flops(const ModelConfig& c, int streams, std::int64_t events
   return flops;
 }
 
-std::vector<std::string> forward_linears(const ModelConfig& c) {
-  std::vector<std::string> names;
+std::vector<LinearShape> forward_linears(const ModelConfig& c, int batch, std::int64_t events) {
+  const std::int64_t d = c.dim;
+  const std::int64_t rows = std::int64_t{batch} * c.latents;
   const bool stream = c.kind == ModelKind::stream;
+  std::vector<LinearShape> linears;
   if (stream) {
-    names.emplace_back("cross.out");
+    linears.push_back({"cross.out", rows, d, d});
   } else {
-    names.emplace_back("encoder.cross_attn.kv_proj.weight");
-    names.emplace_back("encoder.cross_attn.out_proj.weight");
+    linears.push_back({"encoder.cross_attn.kv_proj.weight", batch * events, d, 2 * d});
+    linears.push_back({"encoder.cross_attn.out_proj.weight", rows, d, d});
   }
   for (int i = 0; i < c.layers; ++i) {
-    const std::vector<const char*> parts =
-        stream ? std::vector{"qkv", "out", "up", "down"}
-               : std::vector{"qkv_proj.weight", "out_proj.weight", "mlp.0.weight", "mlp.2.weight"};
-    for (const char* part : parts)
-      names.push_back(
-          fmt::format("{}.{}.{}", stream ? "blocks" : "encoder.self_attn_blocks", i, part));
+    const auto name = [&](const char* in_stream, const char* in_window) {
+      return stream ? fmt::format("blocks.{}.{}", i, in_stream)
+                    : fmt::format("encoder.self_attn_blocks.{}.{}.weight", i, in_window);
+    };
+    linears.push_back({name("qkv", "qkv_proj"), rows, d, 3 * d});
+    linears.push_back({name("out", "out_proj"), rows, d, d});
+    linears.push_back({name("up", "mlp.0"), rows, d, c.hidden()});
+    linears.push_back({name("down", "mlp.2"), rows, c.hidden(), d});
   }
   if (stream) {
-    names.emplace_back("head.weight");
+    linears.push_back({"head.weight", batch, c.latents * d, c.outputs()});
   } else {
-    names.emplace_back("behavior_head.kv_proj.weight");
-    names.emplace_back("behavior_head.out_proj.weight");
+    linears.push_back({"behavior_head.kv_proj.weight", rows, d, 2 * d});
+    linears.push_back({"behavior_head.out_proj.weight", std::int64_t{batch} * c.outputs(), d, 1});
   }
-  return names;
+  return linears;
 }
 
 ForwardBytes forward_bytes(const ModelFile& file, int streams, DType cached) {
   const ModelConfig& c = file.config;
   ForwardBytes bytes;
-  for (const std::string& name : forward_linears(c)) {
-    const LinearTensor linear = file.linear(name);
+  for (const LinearShape& shape : forward_linears(c, 1, 1)) {
+    const LinearTensor linear = file.linear(shape.name);
     bytes.weights += static_cast<double>(linear.weight.bytes());
     if (linear.scale) bytes.weights += static_cast<double>(linear.scale->bytes());
   }

@@ -33,8 +33,16 @@ ForwardFlops window_flops(const ModelConfig& config, int windows, std::int64_t e
 /// times `streams`.
 ForwardFlops stream_flops(const ModelConfig& config, int streams, std::int64_t events);
 
-/// Linears that a forward multiplies by, as the file names them; the rest are used at load.
-std::vector<std::string> forward_linears(const ModelConfig& config);
+/// A linear that a forward multiplies by, as the file names it; the rest are used at load.
+struct LinearShape {
+  std::string name;
+  std::int64_t rows = 0;
+  std::int64_t in = 0;
+  std::int64_t out = 0;
+};
+/// In the order of the forward, the head's last linear at the end. `events` a window; streams
+/// ignore it.
+std::vector<LinearShape> forward_linears(const ModelConfig& config, int batch, std::int64_t events);
 
 /// Bytes that a forward has to read at least once: the linears with their scales, and for each of
 /// `streams` streams K and V of every layer and live step.
