@@ -33,7 +33,9 @@ struct ModelInfo {
   std::string digest;
   std::string kind;  ///< "stream" or "window"
   std::string preset;
-  std::string precision;  ///< "fp32"
+  std::string precision;  ///< "fp32", "bf16" or "int8"
+  std::string backend;    ///< e.g. "cpu avx512"
+  int threads = 1;        ///< that share one step
   std::int64_t parameters = 0;
   std::vector<OutputInfo> outputs;
   std::vector<std::string> unit_ids;  ///< stream: what Event::unit indexes by default
@@ -177,6 +179,7 @@ struct EngineOptions {
   int max_queued_steps = 4;  ///< a session's steps waiting or in flight
   int max_queued_windows = 256;
   int max_window_events = 16384;
+  int threads = 0;           ///< cores that share one step; 0: what suits the model and the machine
   double idle_timeout_s = 300;  ///< a session without steps for this long may be expired
 };
 

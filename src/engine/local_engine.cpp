@@ -6,13 +6,44 @@
 
 #include "core/thread.h"
 #include "engine/validate.h"
+#include "kernels/cpu/cpu_ops.h"
 
 namespace cortex {
 namespace {
 
+// Keys of a page fill whole vectors, of at most 16 lanes.
 constexpr int kPageSteps = 8;
+constexpr int kKeyLanes = 16;
+// Parameters from which a step is worth a second core.
+constexpr std::int64_t kShareParameters = 2'000'000;
+// More cores than this meet more often than they work.
+constexpr int kMostDefaultThreads = 4;
 // Stateless requests that run at once as streams of their own on a stream model.
 constexpr int kDecoders = 2;
+
+int page_steps_for(int latents) {
+  int steps = kPageSteps;
+  while (steps * latents % kKeyLanes != 0) steps += kPageSteps;
+  return steps;
+}
+
+int threads_for(const ModelFile& file, const EngineOptions& options) {
+  if (options.threads > 0) return options.threads;
+  if (file.parameter_count() < kShareParameters) return 1;
+  return std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, kMostDefaultThreads);
+}
+
+const char* precision_name(DType precision) {
+  switch (precision) {
+    case DType::f32:
+      return "fp32";
+    case DType::bf16:
+      return "bf16";
+    case DType::i8:
+      return "int8";
+  }
+  return "fp32";
+}
 
 ModelInfo describe(const ModelFile& file, const EngineOptions& options) {
   const ModelConfig& c = file.config;
@@ -21,7 +52,7 @@ ModelInfo describe(const ModelFile& file, const EngineOptions& options) {
   info.digest = file.digest;
   info.kind = to_string(c.kind);
   info.preset = c.preset;
-  info.precision = "fp32";
+  info.precision = precision_name(file.precision());
   info.parameters = file.parameter_count();
   for (int i = 0; i < c.outputs(); ++i)
     info.outputs.push_back(
@@ -84,15 +115,21 @@ LocalEngine::LocalEngine(const EngineOptions& options, const ModelFile& file)
     : options_(options),
       config_(file.config),
       info_(describe(file, options)),
-      ops_(make_reference_ops()) {
+      ops_(make_cpu_ops({.threads = threads_for(file, options)})) {
+  info_.backend = fmt::format("cpu {}", ops_->name());
+  info_.threads = threads_for(file, options);
   window_jobs_.resize(static_cast<std::size_t>(options_.max_queued_windows));
   for (std::uint64_t i = window_jobs_.size(); i-- > 0;) free_window_jobs_.push_back(i);
   ready_windows_.reserve(window_jobs_.size());
   if (streams()) {
     bins_per_step_ = config_.bins_per_step();
     const DType cached = ops_->cache_dtype(file.precision());
-    layout_ = {config_.layers,       config_.latents, config_.dim,
-               config_.window_steps, kPageSteps,      static_cast<int>(size_of(cached))};
+    layout_ = {config_.layers,
+               config_.latents,
+               config_.dim,
+               config_.window_steps,
+               page_steps_for(config_.latents),
+               static_cast<int>(size_of(cached))};
     const int total = options_.max_sessions + kDecoders;
     pages_ = std::make_unique<PagePool>(total * layout_.pages_per_session());
     pool_memory_ = ops_->allocate(static_cast<std::size_t>(layout_.page_bytes()) *
@@ -100,7 +137,8 @@ LocalEngine::LocalEngine(const EngineOptions& options, const ModelFile& file)
     ops_->clear(pool_memory_);
     stream_ = std::make_unique<StreamModel>(
         file, *ops_, options_.max_batch,
-        StreamPages{pool_memory_.as<std::byte>(), layout_.page_bytes(), kPageSteps, cached});
+        StreamPages{pool_memory_.as<std::byte>(), layout_.page_bytes(), layout_.page_steps,
+                    cached});
     stream_batch_.reserve(
         options_.max_batch,
         static_cast<std::int64_t>(config_.receptive_steps) * config_.max_events_per_step,

@@ -123,7 +123,7 @@ struct StreamEvents {
 /// What a stream model projects once at load, since an event's token has no time in it and the
 /// cross-attention's query no input. A token's K and V are rstd[u, v] times a sum of a unit's and a
 /// value's row; a rotated score is linear in K, so it is such a sum too, by the event's offset:
-///   score[r, h] = rstd[u, v] * (unit_score[u, offset] + value_score[v, offset])[r, h]
+///   score[h, r] = rstd[u, v] * (unit_score[u, offset] + value_score[v, offset])[h, r]
 ///   V           = rstd[u, v] * (unit_v[u] + value_v[v])
 struct StreamTables {
   int dim = 0;
@@ -132,12 +132,12 @@ struct StreamTables {
   int latents = 0;  ///< R
   int value_buckets = 0;
   int offsets = 0;                     ///< bins of the receptive steps
-  const float* unit_score = nullptr;   ///< [units, offsets, R * heads], scaled
-  const float* value_score = nullptr;  ///< [value_buckets, offsets, R * heads], scaled
+  const float* unit_score = nullptr;   ///< [units, offsets, heads * R], scaled
+  const float* value_score = nullptr;  ///< [value_buckets, offsets, heads * R], scaled
   const float* unit_v = nullptr;       ///< [units, dim]
   const float* value_v = nullptr;      ///< [value_buckets, dim]
   const float* rstd = nullptr;         ///< [units, value_buckets]
-  const float* null_score = nullptr;   ///< [R, heads], scaled
+  const float* null_score = nullptr;   ///< [heads, R], scaled
   const float* null_v = nullptr;       ///< [dim]
   const float* latent = nullptr;       ///< [R, dim]
   const float* additive = nullptr;     ///< [units, R * dim]
@@ -169,7 +169,17 @@ struct PagedAttentionArgs {
   const float* cosines = nullptr;  ///< [steps, head_dim / 2] of the end of the step
   const float* sines = nullptr;
   PagedKv cache;
-  MatrixView out;  ///< [steps * R, dim], paged_attention only
+  MatrixView out;  ///< [steps * R, dim]
+};
+
+/// Sizes of the largest calls that a forward plan makes.
+struct OpsCapacity {
+  std::int64_t rows = 0;     ///< of a linear
+  std::int64_t inputs = 0;   ///< of a linear
+  std::int64_t queries = 0;  ///< ragged attention: queries of all items
+  std::int64_t keys = 0;     ///< of one item, whole pages of a stream
+  int latents = 0;           ///< of a stream
+  int head_dim = 0;
 };
 
 /// Used by one thread at a time: it owns the scratch of its operations.
@@ -186,8 +196,8 @@ class Ops {
   virtual std::unique_ptr<LinearWeight> pack_linear(const LinearTensor& linear) = 0;
   /// What K and V are kept in for a model whose linears are of `weights`.
   virtual DType cache_dtype(DType weights) const = 0;
-  /// Makes room for calls with up to `keys` keys an item, so that none allocates later.
-  virtual void reserve(std::int64_t keys) = 0;
+  /// Makes room for calls of up to this size, so that none allocates later.
+  virtual void reserve(const OpsCapacity& capacity) = 0;
 
   /// Bracket the calls of one forward, so that a backend may keep its threads awake between them.
   virtual void begin_forward() {}
@@ -212,9 +222,8 @@ class Ops {
   /// out[b, r] = attention of query r over the recent events of stream b and the null key.
   virtual void stream_cross_attention(const StreamTables& tables, const StreamEvents& events,
                                       MatrixView out) = 0;
-  /// Rotates q in place, and k into the cache beside v, at the present step's slot.
-  virtual void rotate_append(const PagedAttentionArgs& args) = 0;
-  /// Each latent of the present step over all latents of the live steps, oldest first.
+  /// Puts k, rotated, and v into the cache at the present step's slot; then each latent's rotated q
+  /// attends to all latents of the live steps. `qkv` may be overwritten.
   virtual void paged_attention(const PagedAttentionArgs& args) = 0;
 };
 

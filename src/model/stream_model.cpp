@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 
 namespace cortex {
@@ -109,8 +110,14 @@ StreamModel::StreamModel(const ModelFile& file, Ops& ops, int capacity, const St
   const int page_count = (config_.window_steps + pages.page_steps - 1) / pages.page_steps;
   integers_ = ops_.allocate(sizeof(std::int32_t) * static_cast<std::size_t>(capacity) *
                             static_cast<std::size_t>(3 * events + page_count + 8));
-  ops_.reserve(std::max<std::int64_t>(
-      events + 1, static_cast<std::int64_t>(config_.window_steps) * config_.latents));
+  OpsCapacity most;
+  most.rows = static_cast<std::int64_t>(rows);
+  most.inputs = std::max(config_.hidden(), config_.latents * config_.dim);
+  most.keys = std::max<std::int64_t>(
+      events + 1, static_cast<std::int64_t>(page_count) * pages.page_steps * config_.latents);
+  most.latents = config_.latents;
+  most.head_dim = config_.head_dim;
+  ops_.reserve(most);
 }
 
 Buffer StreamModel::upload(std::span<const float> values) {
@@ -174,12 +181,15 @@ std::vector<float> StreamModel::head_products(std::span<const float> query,
                                               std::span<const float> key) const {
   const double scale = 1.0 / std::sqrt(static_cast<double>(config_.head_dim));
   const auto width = static_cast<std::size_t>(config_.head_dim);
+  const std::size_t rows = query.size() / key.size();
   std::vector<float> scores;
-  for (std::size_t at = 0; at < query.size(); at += width) {
-    double sum = 0;
-    for (std::size_t d = at; d < at + width; ++d)
-      sum += static_cast<double>(query[d]) * key[d % key.size()];
-    scores.push_back(static_cast<float>(scale * sum));
+  for (std::size_t head = 0; head < key.size(); head += width) {
+    for (std::size_t r = 0; r < rows; ++r) {
+      double sum = 0;
+      for (std::size_t d = head; d < head + width; ++d)
+        sum += static_cast<double>(query[r * key.size() + d]) * key[d];
+      scores.push_back(static_cast<float>(scale * sum));
+    }
   }
   return scores;
 }
@@ -205,10 +215,13 @@ void StreamModel::project_scores(std::span<const float> unit_kv, std::span<const
     }
   }
   const auto scores = [&](std::span<const float> kv) {
-    std::vector<float> table;  // [rows, offsets, R * heads]
+    std::vector<float> table;  // [rows, offsets, heads * R]
     for (std::size_t row = 0; row < kv.size(); row += 2 * dim) {
-      const auto products = head_products(turned, kv.subspan(row, dim));
-      table.insert(table.end(), products.begin(), products.end());
+      for (std::size_t o = 0; o < offsets; ++o) {
+        const auto products = head_products(
+            std::span(turned).subspan(o * query.size(), query.size()), kv.subspan(row, dim));
+        table.insert(table.end(), products.begin(), products.end());
+      }
     }
     return table;
   };
@@ -274,7 +287,6 @@ std::span<const float> StreamModel::forward(const StreamBatch& batch) {
     paged.layer = static_cast<int>(i);
     ops_.section(b.name.c_str());
     ops_.norm_linear(rms(b.norm_attn), z, *b.qkv, nullptr, Epilogue::store, qkv);
-    ops_.rotate_append(paged);
     ops_.paged_attention(paged);
     ops_.norm_linear({}, attention, *b.out, nullptr, Epilogue::add, z);
     ops_.norm_linear(rms(b.norm_mlp), z, *b.up, nullptr, Epilogue::gelu, hidden);

@@ -70,7 +70,7 @@ class StreamModel {
   /// norm(rows) W^T in float32, whatever the precision of the weight.
   std::vector<float> project(const NormArgs& norm, std::span<const float> rows,
                              const LinearTensor& linear);
-  /// scale * q . k of every head of every query row; `key` [dim].
+  /// scale * q . k of every head of rows of queries [.., dim] and one key [dim]: [heads, rows].
   std::vector<float> head_products(std::span<const float> query, std::span<const float> key) const;
   void project_scores(std::span<const float> unit_kv, std::span<const float> value_kv,
                       std::span<const float> query);

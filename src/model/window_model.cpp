@@ -103,7 +103,13 @@ WindowModel::WindowModel(const ModelFile& file, Ops& ops, int capacity, std::int
   y_ = floats(static_cast<std::int64_t>(capacity) *
               std::max(config_.outputs(), config_.value_buckets));
   host_y_.resize(static_cast<std::size_t>(capacity) * static_cast<std::size_t>(config_.outputs()));
-  ops_.reserve(std::max<std::int64_t>(max_events, config_.latents));
+  OpsCapacity most;
+  most.rows = std::max(max_events, rows);
+  most.inputs = config_.hidden();
+  most.queries = rows;
+  most.keys = std::max<std::int64_t>(max_events, config_.latents);
+  most.head_dim = config_.head_dim;
+  ops_.reserve(most);
 }
 
 Buffer WindowModel::upload(std::span<const float> values) {

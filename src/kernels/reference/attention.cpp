@@ -21,7 +21,7 @@ void ReferenceOps::ragged_attention(const RaggedAttentionArgs& a) {
   for (int item = 0; item < a.items; ++item) {
     const std::int32_t begin = a.indptr[item];
     const std::int32_t end = a.indptr[item + 1];
-    reserve(end - begin);
+    reserve_scores(end - begin);
     for (std::int64_t i = 0; i < a.queries; ++i) {
       const float* q = a.q.data + (a.shared_q ? i : item * a.queries + i) * a.q.stride;
       float* out = a.out.data + (item * a.queries + i) * a.out.stride;

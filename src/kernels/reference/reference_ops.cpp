@@ -25,7 +25,7 @@ void ReferenceOps::download(void* host, const float* from, std::size_t bytes) {
   if (bytes) std::memcpy(host, from, bytes);
 }
 
-void ReferenceOps::reserve(std::int64_t keys) {
+void ReferenceOps::reserve_scores(std::int64_t keys) {
   if (static_cast<std::int64_t>(scores_.size()) < keys) scores_.resize(keys);
 }
 

@@ -15,7 +15,7 @@ class ReferenceOps final : public Ops {
   void download(void* host, const float* from, std::size_t bytes) override;
   std::unique_ptr<LinearWeight> pack_linear(const LinearTensor& linear) override;
   DType cache_dtype(DType) const override { return DType::f32; }
-  void reserve(std::int64_t keys) override;
+  void reserve(const OpsCapacity& capacity) override { reserve_scores(capacity.keys); }
   void norm_linear(const NormArgs& norm, MatrixView x, const LinearWeight& weight,
                    const float* bias, Epilogue epilogue, MatrixView out) override;
   void normalize(const NormArgs& norm, MatrixView x, MatrixView out) override;
@@ -26,10 +26,11 @@ class ReferenceOps final : public Ops {
                     MatrixView out) override;
   void stream_cross_attention(const StreamTables& tables, const StreamEvents& events,
                               MatrixView out) override;
-  void rotate_append(const PagedAttentionArgs& args) override;
   void paged_attention(const PagedAttentionArgs& args) override;
 
  private:
+  void reserve_scores(std::int64_t keys);
+  static void rotate_append(const PagedAttentionArgs& args);
   std::vector<float> rows_;    // normalised rows of one block of a linear
   std::vector<float> scores_;  // one query's scores
 };

@@ -54,11 +54,11 @@ void ReferenceOps::stream_cross_attention(const StreamTables& t, const StreamEve
   for (int b = 0; b < events.steps; ++b) {
     const std::int32_t begin = events.indptr[b];
     const std::int32_t count = events.indptr[b + 1] - begin;
-    reserve(count + 1);
+    reserve_scores(count + 1);
     for (int r = 0; r < t.latents; ++r) {
       float* row = out.data + (static_cast<std::int64_t>(b) * t.latents + r) * out.stride;
       for (int h = 0; h < t.heads; ++h) {
-        const int query = r * t.heads + h;
+        const int query = h * t.latents + r;
         const int at = h * t.head_dim;
         for (std::int32_t j = 0; j < count; ++j) {
           const std::int32_t e = begin + j;
@@ -102,11 +102,12 @@ void ReferenceOps::rotate_append(const PagedAttentionArgs& a) {
 }
 
 void ReferenceOps::paged_attention(const PagedAttentionArgs& a) {
+  rotate_append(a);
   const std::int64_t dim = static_cast<std::int64_t>(a.heads) * a.head_dim;
   const std::int64_t step_floats = a.latents * dim;
   const float scale = 1.0f / std::sqrt(static_cast<float>(a.head_dim));
   const int window = a.cache.window_steps;
-  reserve(static_cast<std::int64_t>(window) * a.latents);
+  reserve_scores(static_cast<std::int64_t>(window) * a.latents);
   for (int b = 0; b < a.steps; ++b) {
     const int live = a.cache.live[b];
     const int oldest = (a.cache.slot[b] - live + 1 + window) % window;

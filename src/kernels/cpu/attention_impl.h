@@ -1,0 +1,193 @@
+// Included by kernels_*.cpp inside the namespace of one instruction set.
+
+inline float narrow_to(float x, const float*) { return x; }
+inline std::uint16_t narrow_to(float x, const std::uint16_t*) {
+  std::uint32_t word;
+  __builtin_memcpy(&word, &x, sizeof word);
+  return static_cast<std::uint16_t>((word + 0x7fff + (word >> 16 & 1)) >> 16);
+}
+template <class B>
+B narrow(float x) {
+  return narrow_to(x, static_cast<const B*>(nullptr));
+}
+
+/// Memory of one call, cut up.
+class Scratch {
+ public:
+  explicit Scratch(std::byte* at) : at_(at) {}
+  template <class T>
+  T* take(std::int64_t count) {
+    T* const taken = reinterpret_cast<T*>(at_);
+    at_ += round_up(count * static_cast<std::int64_t>(sizeof(T)), 64);
+    return taken;
+  }
+
+ private:
+  std::byte* at_;
+};
+
+/// K of one head, transposed into panels: [keys / kColumns][head_dim / group][kColumns][group].
+template <class T>
+void pack_keys(const MatrixView& k, std::int64_t first, std::int64_t keys, int head_dim,
+               typename T::B* to) {
+  using B = typename T::B;
+  const int padded = static_cast<int>(round_up(head_dim, T::kGroup));
+  for (std::int64_t panel = 0; panel * kColumns < keys; ++panel) {
+    B* const out = to + panel * kColumns * padded;
+    const std::int64_t here = least(kColumns, keys - panel * kColumns);
+    for (std::int64_t j = 0; j < kColumns; ++j) {
+      const float* row = k.data + (first + panel * kColumns + j) * k.stride;
+      for (int d = 0; d < padded; ++d)
+        out[d / T::kGroup * kColumns * T::kGroup + j * T::kGroup + d % T::kGroup] =
+            j < here && d < head_dim ? narrow<B>(row[d]) : B{};
+    }
+  }
+}
+
+/// V of one head in panels: [head_dim / kColumns][keys / group][kColumns][group].
+template <class T>
+void pack_values(const MatrixView& v, std::int64_t first, std::int64_t keys, int head_dim,
+                 typename T::B* to) {
+  using B = typename T::B;
+  const std::int64_t padded = round_up(keys, T::kGroup);
+  for (int panel = 0; panel * kColumns < head_dim; ++panel) {
+    B* const out = to + panel * kColumns * padded;
+    const int here = static_cast<int>(least(kColumns, head_dim - panel * kColumns));
+    for (std::int64_t j = 0; j < padded; ++j) {
+      const float* row = v.data + (first + j) * v.stride + panel * kColumns;
+      B* const group = out + j / T::kGroup * kColumns * T::kGroup + j % T::kGroup;
+      for (int d = 0; d < kColumns; ++d)
+        group[d * T::kGroup] = j < keys && d < here ? narrow<B>(row[d]) : B{};
+    }
+  }
+}
+
+/// Keys of a block as the scores have them: whole panels, every panel [kTileRows][kColumns].
+constexpr std::int64_t kBlockPanels = (kKeyBlock + kColumns - 1) / kColumns;
+
+/// Online softmax of one row over one block of scores, which lie in panels; stores e^(s - top) as
+/// activations and returns by how much what was summed before shrinks.
+template <class T>
+float soften(float* scores, std::int64_t keys, float& top, float& total, typename T::A* weights) {
+  const auto at = [&](std::int64_t j) {
+    return scores + j / kColumns * kTileRows * kColumns + j % kColumns;
+  };
+  F high = set(-kInfinity);
+  for (std::int64_t j = 0; j < keys; j += kLanes)
+    high = max(high, load_part(at(j), keys - j, -kInfinity));
+  const float before = top;
+  top = __builtin_fmaxf(top, largest(high));
+  const std::int64_t padded = round_up(keys, kLanes);
+  if (top == -kInfinity) {
+    for (std::int64_t j = 0; j < padded; j += kLanes) T::convert(set(0), weights + j);
+    return 1;
+  }
+  F sums = set(0);
+  for (std::int64_t j = 0; j < keys; j += kLanes) {
+    const F e = exp_negative(sub(load_part(at(j), keys - j, -kInfinity), set(top)));
+    sums = add(sums, e);
+    T::convert(e, weights + j);
+  }
+  float shrink[kLanes];
+  store(shrink, exp_negative(set(before - top)));
+  total = total * shrink[0] + sum(sums);
+  return shrink[0];
+}
+
+template <class T>
+void attend(const HeadAttentionArgs& a) {
+  using A = typename T::A;
+  using B = typename T::B;
+  const std::int64_t width = round_up(a.head_dim, T::kGroup);
+  const std::int64_t value_panels = round_up(a.head_dim, kColumns) / kColumns;
+  const std::int64_t tiles = (a.queries + kTileRows - 1) / kTileRows;
+  Scratch scratch(a.scratch);
+  B* const k = scratch.take<B>(kBlockPanels * kColumns * width);
+  B* const v = scratch.take<B>(value_panels * kColumns * (kKeyBlock + T::kGroup));
+  A* const q = scratch.take<A>(tiles * kTileRows * width + kLanes);
+  float* const scores = scratch.take<float>(kBlockPanels * kTileRows * kColumns);
+  const std::int64_t weight_stride = kBlockPanels * kColumns;
+  A* const weights = scratch.take<A>(kTileRows * weight_stride);
+  float* const sums = scratch.take<float>(tiles * kTileRows * value_panels * kColumns);
+  float* const top = scratch.take<float>(tiles * kTileRows);
+  float* const total = scratch.take<float>(tiles * kTileRows);
+
+  const F scale = set(1.0f / __builtin_sqrtf(static_cast<float>(a.head_dim)));
+  for (std::int64_t i = 0; i < a.queries; ++i) {
+    for (std::int64_t d = 0; d < width; d += kLanes)
+      T::convert(mul(load_part(a.q.data + i * a.q.stride + d, a.head_dim - d), scale),
+                 q + i * width + d);
+    top[i] = -kInfinity;
+    total[i] = 0;
+  }
+  for (std::int64_t first = 0; first < a.keys; first += kKeyBlock) {
+    const std::int64_t keys = least(kKeyBlock, a.keys - first);
+    const std::int64_t panels = round_up(keys, kColumns) / kColumns;
+    pack_keys<T>(a.k, first, keys, a.head_dim, k);
+    pack_values<T>(a.v, first, keys, a.head_dim, v);
+    for (std::int64_t t = 0; t < tiles; ++t) {
+      const std::int64_t i = t * kTileRows;
+      const auto rows = static_cast<int>(least(kTileRows, a.queries - i));
+      for (std::int64_t p = 0; p < panels; ++p) {
+        float* const to = scores + p * kTileRows * kColumns;
+        tile_rows<T, false>(rows, q + i * width, width, k + p * kColumns * width, width / T::kGroup,
+                            true, to);
+        if (a.key_bins == nullptr) continue;
+        for (int m = 0; m < rows; ++m) {
+          for (int n = 0; n < kColumns; n += kLanes) {
+            const std::int64_t j = p * kColumns + n;
+            if (j >= keys) break;
+            std::int32_t bins[kLanes] = {};
+            for (int lane = 0; lane < kLanes && j + lane < keys; ++lane)
+              bins[lane] = a.key_bins[first + j + lane];
+            float* const s = to + m * kColumns + n;
+            store(s, keep_between(load(s), bins, a.low[i + m], a.high[i + m]));
+          }
+        }
+      }
+      float* const out = sums + i * value_panels * kColumns;
+      for (int m = 0; m < rows; ++m) {
+        const float shrink = soften<T>(scores + m * kColumns, keys, top[i + m], total[i + m],
+                                       weights + m * weight_stride);
+        // A row of weights ends in zeros up to a whole group.
+        for (std::int64_t j = round_up(keys, kLanes); j < round_up(keys, T::kGroup); ++j)
+          weights[m * weight_stride + j] = A{};
+        if (first == 0 || shrink == 1) continue;
+        for (std::int64_t p = 0; p < value_panels; ++p)
+          for (int n = 0; n < kColumns; n += kLanes) {
+            float* const s = out + (p * kTileRows + m) * kColumns + n;
+            store(s, mul(load(s), set(shrink)));
+          }
+      }
+      for (std::int64_t p = 0; p < value_panels; ++p)
+        tile_rows<T, false>(
+            rows, weights, weight_stride, v + p * kColumns * round_up(keys, T::kGroup),
+            round_up(keys, T::kGroup) / T::kGroup, first == 0, out + p * kTileRows * kColumns);
+    }
+  }
+  for (std::int64_t i = 0; i < a.queries; ++i) {
+    const F share = set(total[i] > 0 ? 1 / total[i] : 0.0f);
+    const float* const from =
+        sums + i / kTileRows * kTileRows * value_panels * kColumns + i % kTileRows * kColumns;
+    for (std::int64_t d = 0; d < a.head_dim; d += kLanes) {
+      const float* const s = from + d / kColumns * kTileRows * kColumns + d % kColumns;
+      const F y = total[i] > 0 ? mul(load(s), share) : set(0);
+      store_part(a.out.data + i * a.out.stride + d, y, a.head_dim - d);
+    }
+  }
+}
+
+void head_attention(const HeadAttentionArgs& args) {
+  if (args.precision == DType::f32) return attend<F32>(args);
+  attend<Bf16>(args);
+}
+
+std::size_t head_attention_scratch_bytes(std::int64_t queries, int head_dim) {
+  const std::int64_t rows = round_up(queries, kTileRows);
+  const std::int64_t width = round_up(head_dim, kColumns);
+  const std::int64_t block = kBlockPanels * kColumns + kColumns;
+  constexpr std::int64_t kParts = 8, kFloat = 4;
+  return static_cast<std::size_t>(
+      kFloat * (2 * block * width + 2 * kTileRows * block + rows * (2 * width + 2) + kLanes) +
+      kParts * 64);
+}

@@ -1,0 +1,352 @@
+#include "kernels/cpu/cpu_ops.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <new>
+#include <stdexcept>
+
+namespace cortex {
+namespace cpu {
+namespace {
+
+constexpr std::align_val_t kAlignment{64};
+// A tail of a vector may be loaded from beyond the last element.
+constexpr std::size_t kSlackBytes = 64;
+// Below it, handing work to another core costs more than it saves.
+constexpr double kShareFrom = 4e5;
+// So few rows are prepared by every thread for itself, which spares them a meeting.
+constexpr std::int64_t kRowsForEach = 16;
+
+std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
+
+void put_weight(const LinearTensor& linear, const Format& f, std::int64_t from, std::byte* to) {
+  switch (linear.weight.dtype()) {
+    case DType::f32:
+      std::memcpy(to, linear.weight.data() + from * 4, 4);
+      break;
+    case DType::bf16:
+      std::memcpy(to, linear.weight.data() + from * 2, 2);
+      break;
+    case DType::i8:
+      *to = static_cast<std::byte>(static_cast<std::int8_t>(linear.weight.data()[from]) +
+                                   f.weight_offset);
+      break;
+  }
+}
+
+}  // namespace
+
+PackedLinear::PackedLinear(const LinearTensor& linear, const Kernels& kernels)
+    : LinearWeight(linear.weight.size(0), linear.weight.size(1)),
+      precision_(linear.weight.dtype()) {
+  const Format f = kernels.format(precision_);
+  const std::int64_t inputs = round_up(in(), f.group);
+  panel_count_ = (out() + f.columns - 1) / f.columns;
+  const auto count = static_cast<std::size_t>(panel_count_ * f.columns * inputs);
+  const std::size_t bytes = count * static_cast<std::size_t>(f.weight_bytes);
+  panels_ = Buffer(::operator new(bytes + kSlackBytes, kAlignment), bytes,
+                   [](void* p) { ::operator delete(p, kAlignment); });
+  std::byte* const to = panels_.as<std::byte>();
+  std::memset(to, precision_ == DType::i8 ? f.weight_offset : 0, bytes);
+  for (std::int64_t o = 0; o < out(); ++o)
+    for (std::int64_t i = 0; i < in(); ++i)
+      put_weight(linear, f, o * in() + i,
+                 to + ((o / f.columns * inputs + i / f.group * f.group) * f.columns +
+                       o % f.columns * f.group + i % f.group) *
+                          f.weight_bytes);
+  if (linear.scale) scale_.assign(linear.scale->f32().begin(), linear.scale->f32().end());
+  if (precision_ == DType::i8 && scale_.size() != static_cast<std::size_t>(out()))
+    throw std::invalid_argument("an int8 linear without a scale for each output");
+}
+
+CpuOps::CpuOps(const Kernels& kernels, int threads)
+    : kernels_(kernels), pool_(threads), memory_(static_cast<std::size_t>(pool_.threads())) {
+  reserve({});
+}
+
+template <class F>
+void CpuOps::share(int chunks, double flops, F&& work) {
+  if (flops < kShareFrom) {
+    for (int i = 0; i < chunks; ++i) work(i, 0);
+    return;
+  }
+  pool_.begin();
+  pool_.run(chunks, work);
+}
+
+Buffer CpuOps::allocate(std::size_t bytes) {
+  return {::operator new(bytes + kSlackBytes, kAlignment), bytes,
+          [](void* p) { ::operator delete(p, kAlignment); }};
+}
+
+void CpuOps::clear(const Buffer& buffer) { std::memset(buffer.as<void>(), 0, buffer.bytes()); }
+
+void CpuOps::upload(const Buffer& to, const void* host, std::size_t bytes) {
+  if (bytes) std::memcpy(to.as<void>(), host, bytes);
+}
+
+void CpuOps::download(void* host, const float* from, std::size_t bytes) {
+  if (bytes) std::memcpy(host, from, bytes);
+}
+
+std::unique_ptr<LinearWeight> CpuOps::pack_linear(const LinearTensor& linear) {
+  if (linear.weight.dtype() != DType::f32) attention_ = DType::bf16;
+  return std::make_unique<PackedLinear>(linear, kernels_);
+}
+
+DType CpuOps::cache_dtype(DType weights) const {
+  return weights == DType::f32 ? DType::f32 : DType::bf16;
+}
+
+void CpuOps::RowMemory::grow(std::int64_t rows, std::int64_t bytes) {
+  const auto count = static_cast<std::size_t>(rows);
+  if (data.size() < static_cast<std::size_t>(bytes)) data.resize(static_cast<std::size_t>(bytes));
+  if (scale.size() < count) scale.resize(count);
+  if (sum.size() < count) sum.resize(count);
+}
+
+Rows CpuOps::RowMemory::view(std::int64_t stride) {
+  return {data.data(), stride, scale.data(), sum.data()};
+}
+
+std::byte* CpuOps::scratch(int thread, std::size_t bytes) {
+  auto& memory = memory_[static_cast<std::size_t>(thread)].scratch;
+  if (memory.size() < bytes + kSlackBytes) memory.resize(bytes + kSlackBytes);
+  const auto address = reinterpret_cast<std::uintptr_t>(memory.data());
+  return memory.data() + (kSlackBytes - address % kSlackBytes) % kSlackBytes;
+}
+
+void CpuOps::reserve(const OpsCapacity& c) {
+  const std::int64_t stride = round_up(c.inputs, 64) * 4;
+  rows_.grow(c.rows, c.rows * stride);
+  low_.resize(std::max(low_.size(), static_cast<std::size_t>(c.queries)));
+  high_.resize(low_.size());
+  const std::size_t bytes =
+      std::max({kernels_.gemm_scratch_bytes(),
+                c.queries ? kernels_.head_attention_scratch_bytes(c.queries, c.head_dim) : 0,
+                stream_scratch_bytes(c.keys, c.latents, c.head_dim)});
+  for (int t = 0; t < pool_.threads(); ++t) {
+    const std::int64_t rows = std::min(c.rows, kRowsForEach);
+    memory_[static_cast<std::size_t>(t)].rows.grow(rows, rows * stride);
+    scratch(t, bytes);
+  }
+}
+
+void CpuOps::prepare_rows(const PackedLinear& weight, const NormArgs& norm, MatrixView x,
+                          std::int64_t begin, std::int64_t end, const Rows& to) const {
+  for (std::int64_t m = begin; m < end; ++m)
+    kernels_.prepare(weight.precision(), norm, x.data + m * x.stride, weight.in(), to, m);
+}
+
+void CpuOps::norm_linear(const NormArgs& norm, MatrixView x, const LinearWeight& weight,
+                         const float* bias, Epilogue epilogue, MatrixView out) {
+  const auto& w = static_cast<const PackedLinear&>(weight);
+  const std::int64_t stride =
+      round_up(w.in(), 64) * kernels_.format(w.precision()).activation_bytes;
+  const double flops = 2.0 * static_cast<double>(x.rows) * static_cast<double>(w.out()) *
+                       static_cast<double>(w.in());
+  const bool each = x.rows <= kRowsForEach;
+  ++linear_;
+  if (!each) {
+    rows_.grow(x.rows, x.rows * stride);
+    const Rows to = rows_.view(stride);
+    const auto parts = static_cast<int>((x.rows + kRowsForEach - 1) / kRowsForEach);
+    share(parts, flops, [&](int part, int) {
+      prepare_rows(w, norm, x, part * kRowsForEach,
+                   std::min<std::int64_t>(x.rows, (part + 1) * kRowsForEach), to);
+    });
+  }
+  GemmArgs args;
+  args.precision = w.precision();
+  args.inputs = w.in();
+  args.outputs = w.out();
+  args.weights = w.panels();
+  args.weight_scale = w.scale();
+  args.bias = bias;
+  args.epilogue = epilogue;
+  args.out = out;
+  const std::int64_t row_parts = (x.rows + kGemmRows - 1) / kGemmRows;
+  share(static_cast<int>(w.panel_count() * row_parts), flops, [&](int chunk, int thread) {
+    ThreadMemory& memory = memory_[static_cast<std::size_t>(thread)];
+    GemmArgs part = args;
+    if (each) {
+      memory.rows.grow(x.rows, x.rows * stride);
+      part.a = memory.rows.view(stride);
+      if (memory.prepared != linear_) prepare_rows(w, norm, x, 0, x.rows, part.a);
+      memory.prepared = linear_;
+    } else {
+      part.a = rows_.view(stride);
+    }
+    part.panel = chunk / row_parts;
+    part.row_begin = chunk % row_parts * kGemmRows;
+    part.row_end = std::min(x.rows, part.row_begin + kGemmRows);
+    part.scratch = scratch(thread, kernels_.gemm_scratch_bytes());
+    kernels_.gemm(part);
+  });
+}
+
+void CpuOps::normalize(const NormArgs& norm, MatrixView x, MatrixView out) {
+  for (std::int64_t m = 0; m < x.rows; ++m)
+    kernels_.normalize(norm, x.data + m * x.stride, x.cols, out.data + m * out.stride);
+}
+
+void CpuOps::gather_tokens(const TokenArgs& a) {
+  constexpr std::int64_t kPart = 64;
+  const auto parts = static_cast<int>((a.events + kPart - 1) / kPart);
+  const double work = 8.0 * static_cast<double>(a.events) * static_cast<double>(a.out.cols);
+  share(parts, work, [&](int part, int) {
+    const std::int64_t end = std::min(a.events, (part + 1) * kPart);
+    for (std::int64_t e = part * kPart; e < end; ++e) {
+      const std::int32_t v = std::min(a.value[e], a.value_buckets - 1);
+      const float* const neuron = a.neuron_table + a.neuron[e] * a.out.cols;
+      const float* const time = a.time_table + a.bin[e] * a.out.cols;
+      const float* const value = a.value_table + v * a.out.cols;
+      float* const out = a.out.data + e * a.out.stride;
+      for (std::int64_t d = 0; d < a.out.cols; ++d) out[d] = neuron[d] + time[d] + value[d];
+    }
+  });
+}
+
+void CpuOps::ragged_attention(const RaggedAttentionArgs& a) {
+  const std::size_t bytes = kernels_.head_attention_scratch_bytes(a.queries, a.head_dim);
+  if (a.key_bins) {
+    const auto count = static_cast<std::size_t>(a.items * a.queries);
+    if (low_.size() < count) {
+      low_.resize(count);
+      high_.resize(count);
+    }
+    for (std::size_t i = 0; i < count; ++i) {
+      const auto item = i / static_cast<std::size_t>(a.queries);
+      const double centre = static_cast<double>(i % static_cast<std::size_t>(a.queries)) *
+                            a.item_bins[item] / static_cast<double>(a.queries);
+      // The bins b with |centre - b| <= reach, as float64 has it.
+      const auto sees = [&](double bin) { return std::abs(centre - bin) <= a.reach_bins; };
+      double low = std::ceil(centre - a.reach_bins), high = std::floor(centre + a.reach_bins);
+      if (sees(low - 1)) --low;
+      if (!sees(low)) ++low;
+      if (sees(high + 1)) ++high;
+      if (!sees(high)) --high;
+      const auto bounded = [](double bin) {
+        return static_cast<std::int32_t>(std::clamp(bin, -1e9, 1e9));
+      };
+      low_[i] = bounded(low);
+      high_[i] = bounded(high);
+    }
+  }
+  const double flops = 4.0 * static_cast<double>(a.items) * static_cast<double>(a.queries) *
+                       static_cast<double>(a.indptr[a.items]) * a.heads * a.head_dim;
+  share(a.items * a.heads, flops, [&](int chunk, int thread) {
+    const int item = chunk / a.heads;
+    const std::int64_t at = static_cast<std::int64_t>(chunk % a.heads) * a.head_dim;
+    const std::int64_t row = item * a.queries;
+    const std::int32_t begin = a.indptr[item];
+    const auto part = [&](MatrixView whole, std::int64_t first) {
+      return MatrixView{whole.data + first * whole.stride + at, 0, a.head_dim, whole.stride};
+    };
+    HeadAttentionArgs head;
+    head.precision = attention_;
+    head.head_dim = a.head_dim;
+    head.queries = a.queries;
+    head.q = part(a.q, a.shared_q ? 0 : row);
+    head.keys = a.indptr[item + 1] - begin;
+    head.k = part(a.k, begin);
+    head.v = part(a.v, begin);
+    head.out = part(a.out, row);
+    if (a.key_bins) {
+      head.key_bins = a.key_bins + begin;
+      head.low = low_.data() + row;
+      head.high = high_.data() + row;
+    }
+    head.scratch = scratch(thread, bytes);
+    kernels_.head_attention(head);
+  });
+}
+
+void CpuOps::mean_rows(MatrixView x, std::int64_t rows, MatrixView out) {
+  for (std::int64_t i = 0; i < out.rows; ++i) {
+    for (std::int64_t c = 0; c < x.cols; ++c) {
+      double sum = 0;
+      for (std::int64_t r = 0; r < rows; ++r) sum += x.data[(i * rows + r) * x.stride + c];
+      out.data[i * out.stride + c] = static_cast<float>(sum / static_cast<double>(rows));
+    }
+  }
+}
+
+void CpuOps::additive_bag(const StreamTables& t, const StreamEvents& events, MatrixView out) {
+  constexpr std::int64_t kColumns = 256;
+  const std::int64_t width = static_cast<std::int64_t>(t.latents) * t.dim;
+  const std::int64_t parts = (width + kColumns - 1) / kColumns;
+  const double flops = 2.0 * static_cast<double>(events.indptr[events.steps]) *
+                       static_cast<double>(width) / std::max(1, t.offsets);
+  share(static_cast<int>(events.steps * parts), flops, [&](int chunk, int) {
+    const std::int64_t b = chunk / parts;
+    const std::int64_t first = chunk % parts * kColumns;
+    const std::int64_t columns = std::min(kColumns, width - first);
+    float* const row = out.data + b * width + first;
+    std::memcpy(row, t.latent + first, static_cast<std::size_t>(columns) * sizeof(float));
+    for (std::int32_t e = events.present[b]; e < events.indptr[b + 1]; ++e) {
+      const auto value = static_cast<float>(events.value[e]);
+      const float* const add = t.additive + events.unit[e] * width + first;
+      for (std::int64_t d = 0; d < columns; ++d) row[d] += value * add[d];
+    }
+  });
+}
+
+void CpuOps::stream_cross_attention(const StreamTables& t, const StreamEvents& events,
+                                    MatrixView out) {
+  const double flops =
+      2.0 * static_cast<double>(events.indptr[events.steps] + events.steps) * t.latents * t.dim;
+  share(events.steps * t.heads, flops, [&](int chunk, int thread) {
+    const int b = chunk / t.heads;
+    const std::int64_t keys = events.indptr[b + 1] - events.indptr[b] + 1;
+    StreamHeadArgs which{b, chunk % t.heads, nullptr};
+    which.scratch = reinterpret_cast<float*>(
+        scratch(thread, stream_scratch_bytes(keys, t.latents, t.head_dim)));
+    kernels_.stream_cross(t, events, out, which);
+  });
+}
+
+void CpuOps::paged_attention(const PagedAttentionArgs& a) {
+  const std::int64_t page_keys = static_cast<std::int64_t>(a.cache.page_steps) * a.latents;
+  const std::int64_t keys = a.steps > 0 ? page_keys * (a.cache.indptr[1] - a.cache.indptr[0]) : 0;
+  const double flops = 4.0 * a.steps * a.latents * static_cast<double>(keys) * a.heads * a.head_dim;
+  share(a.steps * a.heads, flops, [&](int chunk, int thread) {
+    StreamHeadArgs which{chunk / a.heads, chunk % a.heads, nullptr};
+    which.scratch = reinterpret_cast<float*>(
+        scratch(thread, stream_scratch_bytes(keys, a.latents, a.head_dim)));
+    kernels_.paged(a, which);
+  });
+}
+
+}  // namespace cpu
+
+const std::vector<std::string>& cpu_isas() {
+  static const std::vector<std::string> isas = [] {
+    std::vector<std::string> found;
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16"))
+      found.emplace_back("avx512");
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.emplace_back("avx2");
+#endif
+    found.emplace_back("scalar");
+    return found;
+  }();
+  return isas;
+}
+
+std::unique_ptr<Ops> make_cpu_ops(const CpuOptions& options) {
+  const std::string isa = options.isa.empty() ? cpu_isas().front() : options.isa;
+  if (std::find(cpu_isas().begin(), cpu_isas().end(), isa) == cpu_isas().end())
+    throw std::invalid_argument("this machine does not run the instruction set '" + isa + "'");
+#if defined(__x86_64__)
+  if (isa == "avx512") return std::make_unique<cpu::CpuOps>(cpu::avx512_kernels(), options.threads);
+  if (isa == "avx2") return std::make_unique<cpu::CpuOps>(cpu::avx2_kernels(), options.threads);
+#endif
+  return std::make_unique<cpu::CpuOps>(cpu::scalar_kernels(), options.threads);
+}
+
+}  // namespace cortex

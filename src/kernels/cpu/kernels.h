@@ -1,0 +1,105 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/ops.h"
+
+/// What one instruction set does for the CPU backend. The same source (gemm_impl.h,
+/// attention_impl.h, stream_impl.h) is compiled once for each set; nothing outside those files
+/// knows a vector.
+namespace cortex::cpu {
+
+/// Activations as a precision multiplies them; i8 rows carry their scale and their sum.
+struct Rows {
+  std::byte* data = nullptr;
+  std::int64_t stride = 0;  ///< bytes
+  float* scale = nullptr;
+  std::int32_t* sum = nullptr;
+};
+
+/// How an instruction set lays out weights: panels of `columns` outputs, each [inputs / group,
+/// columns, group], outputs and inputs padded with zeros.
+struct Format {
+  int columns = 0;
+  int group = 1;
+  int activation_bytes = 4;
+  int weight_bytes = 4;
+  int weight_offset = 0;  ///< added to an int8 weight
+};
+
+/// A part of a linear: rows [row_begin, row_end) of one panel's outputs.
+struct GemmArgs {
+  DType precision = DType::f32;
+  Rows a;
+  std::int64_t inputs = 0;
+  std::int64_t outputs = 0;
+  const std::byte* weights = nullptr;
+  const float* weight_scale = nullptr;  ///< i8, [outputs]
+  const float* bias = nullptr;          ///< [outputs] or null
+  Epilogue epilogue = Epilogue::store;
+  MatrixView out;
+  std::int64_t panel = 0;
+  std::int64_t row_begin = 0;
+  std::int64_t row_end = 0;
+  std::byte* scratch = nullptr;  ///< gemm_scratch_bytes()
+};
+constexpr std::int64_t kGemmRows = 128;  ///< most rows of one GemmArgs
+
+/// Dense or masked attention of one head of one item.
+struct HeadAttentionArgs {
+  DType precision = DType::f32;  ///< f32 or bf16
+  int head_dim = 0;
+  std::int64_t queries = 0;
+  MatrixView q;  ///< [queries, head_dim] within wider rows
+  std::int64_t keys = 0;
+  MatrixView k;
+  MatrixView v;
+  MatrixView out;
+  /// Query i sees key j only where low[i] <= key_bins[j] <= high[i]; null: dense.
+  const std::int32_t* key_bins = nullptr;
+  const std::int32_t* low = nullptr;
+  const std::int32_t* high = nullptr;
+  std::byte* scratch = nullptr;  ///< head_attention_scratch_bytes()
+};
+constexpr int kMaxHeadDim = 256;
+constexpr std::int64_t kKeyBlock = 1024;  ///< keys of one pass of the online softmax
+
+/// One head of one stream.
+struct StreamHeadArgs {
+  int stream = 0;
+  int head = 0;
+  float* scratch = nullptr;  ///< stream_scratch_bytes()
+};
+inline std::size_t stream_scratch_bytes(std::int64_t keys, int latents, int head_dim) {
+  constexpr std::int64_t kQueries = 4, kLane = 16, kLines = 8;
+  const std::int64_t floats = (keys + 2) * (latents + 2 * kQueries + 2) +
+                              latents * (head_dim + 2 * kLane) + 4 * kLane + kLines * kLane;
+  return static_cast<std::size_t>(floats) * sizeof(float);
+}
+
+struct Kernels {
+  const char* name;
+  Format (*format)(DType precision);
+
+  void (*prepare)(DType precision, const NormArgs& norm, const float* x, std::int64_t n,
+                  const Rows& to, std::int64_t row);
+  void (*normalize)(const NormArgs& norm, const float* x, std::int64_t n, float* out);
+  std::size_t (*gemm_scratch_bytes)();
+  void (*gemm)(const GemmArgs& args);
+
+  std::size_t (*head_attention_scratch_bytes)(std::int64_t queries, int head_dim);
+  void (*head_attention)(const HeadAttentionArgs& args);
+
+  void (*stream_cross)(const StreamTables& tables, const StreamEvents& events, MatrixView out,
+                       const StreamHeadArgs& which);
+  void (*paged)(const PagedAttentionArgs& args, const StreamHeadArgs& which);
+};
+
+const Kernels& scalar_kernels();
+#if defined(__x86_64__)
+const Kernels& avx2_kernels();
+const Kernels& avx512_kernels();
+#endif
+
+}  // namespace cortex::cpu

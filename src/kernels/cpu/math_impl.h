@@ -1,0 +1,60 @@
+// Included by kernels_*.cpp inside the namespace of one instruction set.
+
+constexpr float kInfinity = __builtin_inff();
+constexpr float kLeastExponent = -87.0f;  // below it exp is taken for 0
+
+inline std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+inline std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
+
+/// The first n of kLanes floats, the others `fill`.
+inline F load_part(const float* p, std::int64_t n, float fill = 0) {
+  if (n >= kLanes) return load(p);
+  float lanes[kLanes];
+  for (int i = 0; i < kLanes; ++i) lanes[i] = i < n ? p[i] : fill;
+  return load(lanes);
+}
+inline void store_part(float* p, F v, std::int64_t n) {
+  if (n >= kLanes) return store(p, v);
+  float lanes[kLanes];
+  store(lanes, v);
+  for (std::int64_t i = 0; i < n; ++i) p[i] = lanes[i];
+}
+
+/// e^x for x <= 0, to 2 ulp: x = n ln 2 + r, a Taylor polynomial of r, times 2^n.
+inline F exp_negative(F x) {
+  const F bounded = max(x, set(kLeastExponent));
+  const F n = round(mul(bounded, set(1.44269504089f)));
+  // ln 2 in two parts, so that n ln 2 is exact.
+  F r = fma(n, set(-0.693359375f), bounded);
+  r = fma(n, set(2.12194440e-4f), r);
+  F p = set(1.0f / 5040);
+  p = fma(p, r, set(1.0f / 720));
+  p = fma(p, r, set(1.0f / 120));
+  p = fma(p, r, set(1.0f / 24));
+  p = fma(p, r, set(1.0f / 6));
+  p = fma(p, r, set(0.5f));
+  p = fma(p, r, set(1.0f));
+  p = fma(p, r, set(1.0f));
+  return zero_below(scale_by_power(p, n), x, kLeastExponent);
+}
+
+/// x/2 (1 + erf(x / sqrt 2)). erf(u) = u P(t) / Q(t) with t = u^2/16 and |u| <= 4, a rational fit
+/// of largest error 4e-7 in float32.
+inline F gelu(F x) {
+  const F u = max(min(mul(x, set(0.70710678118654752f)), set(4.0f)), set(-4.0f));
+  const F t = mul(mul(u, u), set(0.0625f));
+  F p = set(2.070756673812866f);
+  p = fma(p, t, set(18.876895904541016f));
+  p = fma(p, t, set(16.39864158630371f));
+  p = fma(p, t, set(13.687621116638184f));
+  p = fma(p, t, set(3.1399595737457275f));
+  p = fma(p, t, set(1.128378987312317f));
+  F q = set(39.30134582519531f);
+  q = fma(q, t, set(79.71405792236328f));
+  q = fma(q, t, set(63.25979232788086f));
+  q = fma(q, t, set(29.81780242919922f));
+  q = fma(q, t, set(8.116015434265137f));
+  q = fma(q, t, set(1.0f));
+  const F half = mul(x, set(0.5f));
+  return fma(half, div(mul(u, p), q), half);
+}

@@ -1,0 +1,112 @@
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+/// Vectors of AVX-512 with VNNI and BF16. See simd_scalar.h for what each name means.
+namespace cortex::cpu::avx512 {
+
+constexpr int kLanes = 16;
+constexpr int kVectors = 4;
+constexpr int kTileRows = 6;
+
+using F = __m512;
+
+inline F load(const float* p) { return _mm512_loadu_ps(p); }
+inline void store(float* p, F v) { _mm512_storeu_ps(p, v); }
+inline F set(float x) { return _mm512_set1_ps(x); }
+inline F add(F a, F b) { return _mm512_add_ps(a, b); }
+inline F sub(F a, F b) { return _mm512_sub_ps(a, b); }
+inline F mul(F a, F b) { return _mm512_mul_ps(a, b); }
+inline F div(F a, F b) { return _mm512_div_ps(a, b); }
+inline F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+inline F max(F a, F b) { return _mm512_max_ps(a, b); }
+inline F min(F a, F b) { return _mm512_min_ps(a, b); }
+inline F abs(F a) { return _mm512_abs_ps(a); }
+inline F round(F a) {
+  return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+inline F scale_by_power(F a, F n) { return _mm512_scalef_ps(a, n); }
+inline F zero_below(F v, F x, float limit) {
+  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(limit), _CMP_GE_OQ), v);
+}
+inline float sum(F a) { return _mm512_reduce_add_ps(a); }
+inline float largest(F a) { return _mm512_reduce_max_ps(a); }
+/// Lanes whose key lies in [low, high] keep their score, the others become -inf.
+inline F keep_between(F score, const std::int32_t* keys, std::int32_t low, std::int32_t high) {
+  const __m512i k = _mm512_loadu_si512(keys);
+  const __mmask16 keep = _mm512_cmple_epi32_mask(_mm512_set1_epi32(low), k) &
+                         _mm512_cmple_epi32_mask(k, _mm512_set1_epi32(high));
+  return _mm512_mask_blend_ps(keep, _mm512_set1_ps(-__builtin_inff()), score);
+}
+
+inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+
+struct F32 {
+  using A = float;
+  using B = float;
+  using Acc = float;
+  using V = __m512;
+  static constexpr int kGroup = 1;
+  static V zero() { return _mm512_setzero_ps(); }
+  static V load_acc(const Acc* p) { return _mm512_loadu_ps(p); }
+  static void store_acc(Acc* p, V v) { _mm512_storeu_ps(p, v); }
+  static V load_b(const B* p) { return _mm512_loadu_ps(p); }
+  static V broadcast(const A* p) { return _mm512_set1_ps(*p); }
+  static V dot(V acc, V b, V a) { return _mm512_fmadd_ps(a, b, acc); }
+  static void convert(F v, A* p) { _mm512_storeu_ps(p, v); }
+};
+
+struct Bf16 {
+  using A = std::uint16_t;
+  using B = std::uint16_t;
+  using Acc = float;
+  using V = __m512;
+  static constexpr int kGroup = 2;
+  static V zero() { return _mm512_setzero_ps(); }
+  static V load_acc(const Acc* p) { return _mm512_loadu_ps(p); }
+  static void store_acc(Acc* p, V v) { _mm512_storeu_ps(p, v); }
+  static __m512bh load_b(const B* p) { return (__m512bh)_mm512_loadu_si512(p); }
+  static __m512bh broadcast(const A* p) {
+    std::int32_t pair;
+    std::memcpy(&pair, p, sizeof pair);
+    return (__m512bh)_mm512_set1_epi32(pair);
+  }
+  static V dot(V acc, __m512bh b, __m512bh a) { return _mm512_dpbf16_ps(acc, a, b); }
+  static void convert(F v, A* p) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh(v));
+  }
+};
+
+struct I8 {
+  using A = std::int8_t;
+  using B = std::uint8_t;  // weight + 128: the instruction wants one side unsigned
+  using Acc = std::int32_t;
+  using V = __m512i;
+  static constexpr int kGroup = 4;
+  static constexpr std::int32_t kWeightOffset = 128;
+  static V zero() { return _mm512_setzero_si512(); }
+  static V load_acc(const Acc* p) { return _mm512_loadu_si512(p); }
+  static void store_acc(Acc* p, V v) { _mm512_storeu_si512(p, v); }
+  static V load_b(const B* p) { return _mm512_loadu_si512(p); }
+  static V broadcast(const A* p) {
+    std::int32_t four;
+    std::memcpy(&four, p, sizeof four);
+    return _mm512_set1_epi32(four);
+  }
+  static V dot(V acc, V b, V a) { return _mm512_dpbusd_epi32(acc, b, a); }
+  static F to_float(const Acc* p, std::int32_t less) {
+    return _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_loadu_si512(p), _mm512_set1_epi32(less)));
+  }
+  /// Rounds to nearest even, stores, and adds what was stored to `total`.
+  static V convert(F v, A* p, V total) {
+    const __m512i wide = _mm512_cvtps_epi32(v);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(wide));
+    return _mm512_add_epi32(total, wide);
+  }
+  static std::int32_t sum(V v) { return _mm512_reduce_add_epi32(v); }
+};
+
+}  // namespace cortex::cpu::avx512

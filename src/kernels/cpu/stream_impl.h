@@ -1,0 +1,266 @@
+// Included by kernels_*.cpp inside the namespace of one instruction set.
+
+constexpr int kQueryTile = 4;  // latents that share a pass over keys or values
+
+template <int N>
+struct Count {
+  static constexpr int value = N;
+};
+/// Calls f with 1 to kQueryTile as a constant.
+template <class Call>
+void with_rows(int rows, Call&& f) {
+  switch (rows) {
+    case 1:
+      return f(Count<1>{});
+    case 2:
+      return f(Count<2>{});
+    case 3:
+      return f(Count<3>{});
+    default:
+      return f(Count<kQueryTile>{});
+  }
+}
+
+/// Softmax down each of `columns` columns of scores [rows, columns], but not divided by the sums.
+inline void soften_columns(float* scores, std::int64_t rows, int columns, float* totals) {
+  for (int c = 0; c < columns; ++c) {
+    float top = scores[c];
+    for (std::int64_t j = 1; j < rows; ++j)
+      top = scores[j * columns + c] > top ? scores[j * columns + c] : top;
+    for (std::int64_t j = 0; j < rows; ++j) scores[j * columns + c] -= top;
+  }
+  const std::int64_t count = rows * columns;
+  for (std::int64_t i = 0; i < count; i += kLanes)
+    store_part(scores + i, exp_negative(load_part(scores + i, count - i)), count - i);
+  for (int c = 0; c < columns; ++c) {
+    float total = 0;
+    for (std::int64_t j = 0; j < rows; ++j) total += scores[j * columns + c];
+    totals[c] = total;
+  }
+}
+
+/// The events' share of one head: sum over the events of weight * (unit_v + value_v).
+template <int kRows>
+void gather_values(const StreamTables& t, const StreamEvents& events, std::int32_t begin,
+                   std::int32_t count, const float* weights, int stride, int at, int d,
+                   const float* null_v, const float* totals, float* const* out) {
+  const std::int64_t width = t.head_dim - d;
+  F acc[kRows];
+  for (int r = 0; r < kRows; ++r)
+    acc[r] = mul(set(weights[count * stride + r]), load_part(null_v + at + d, width));
+  for (std::int32_t j = 0; j < count; ++j) {
+    const std::int32_t e = begin + j;
+    const auto bucket = events.value[e] < t.value_buckets ? events.value[e] : t.value_buckets - 1;
+    const std::int64_t column = at + d;
+    const float* const unit = t.unit_v + static_cast<std::int64_t>(events.unit[e]) * t.dim;
+    const float* const value = t.value_v + static_cast<std::int64_t>(bucket) * t.dim;
+    const F v = add(load_part(unit + column, width), load_part(value + column, width));
+    for (int r = 0; r < kRows; ++r) acc[r] = fma(set(weights[j * stride + r]), v, acc[r]);
+  }
+  for (int r = 0; r < kRows; ++r)
+    store_part(out[r] + at + d, mul(acc[r], set(1 / totals[r])), width);
+}
+
+void stream_cross(const StreamTables& t, const StreamEvents& events, MatrixView out,
+                  const StreamHeadArgs& which) {
+  const std::int32_t begin = events.indptr[which.stream];
+  const std::int32_t count = events.indptr[which.stream + 1] - begin;
+  const int latents = t.latents;
+  const int at = which.head * t.head_dim;
+  float* const totals = which.scratch;
+  float* const scores = totals + round_up(latents, kLanes);  // [events + 1, R]
+  const auto rstd_of = [&](std::int32_t e, std::int32_t bucket) {
+    return t.rstd[static_cast<std::int64_t>(events.unit[e]) * t.value_buckets + bucket];
+  };
+  const auto bucket_of = [&](std::int32_t e) {
+    return events.value[e] < t.value_buckets ? events.value[e] : t.value_buckets - 1;
+  };
+  const auto row_of = [&](std::int64_t row, std::int32_t offset) {
+    return (row * t.offsets + offset) * t.heads * latents + which.head * latents;
+  };
+  for (std::int32_t j = 0; j < count; ++j) {
+    const std::int32_t e = begin + j, bucket = bucket_of(e);
+    const float* const unit = t.unit_score + row_of(events.unit[e], events.offset[e]);
+    const float* const value = t.value_score + row_of(bucket, events.offset[e]);
+    const float rstd = rstd_of(e, bucket);
+    for (int r = 0; r < latents; ++r) scores[j * latents + r] = rstd * (unit[r] + value[r]);
+  }
+  for (int r = 0; r < latents; ++r)
+    scores[count * latents + r] = t.null_score[which.head * latents + r];
+  soften_columns(scores, count + 1, latents, totals);
+  for (std::int32_t j = 0; j < count; ++j) {
+    const float rstd = rstd_of(begin + j, bucket_of(begin + j));
+    for (int r = 0; r < latents; ++r) scores[j * latents + r] *= rstd;
+  }
+  for (int r = 0; r < latents; r += kQueryTile) {
+    const int rows = latents - r < kQueryTile ? latents - r : kQueryTile;
+    float* to[kQueryTile] = {};
+    for (int m = 0; m < rows; ++m)
+      to[m] = out.data + (static_cast<std::int64_t>(which.stream) * latents + r + m) * out.stride;
+    const auto gather = [&](auto n, int d) {
+      gather_values<n.value>(t, events, begin, count, scores + r, latents, at, d, t.null_v,
+                             totals + r, to);
+    };
+    for (int d = 0; d < t.head_dim; d += kLanes) with_rows(rows, [&](auto n) { gather(n, d); });
+  }
+}
+
+/// Where one head's K of `layer` lies in a page; V lies half a layer behind.
+template <class T>
+struct PageView {
+  using B = typename T::B;
+  const PagedAttentionArgs& a;
+  std::int64_t dim = static_cast<std::int64_t>(a.heads) * a.head_dim;
+  std::int64_t page_keys = static_cast<std::int64_t>(a.cache.page_steps) * a.latents;
+
+  B* keys(int stream, int page, int head) const {
+    const std::int32_t index = a.cache.pages[a.cache.indptr[stream] + page];
+    auto* const base = reinterpret_cast<B*>(a.cache.pool + index * a.cache.page_bytes);
+    return base + 2 * a.layer * page_keys * dim + head * page_keys * a.head_dim;
+  }
+  B* values(int stream, int page, int head) const {
+    return keys(stream, page, head) + page_keys * dim;
+  }
+};
+
+/// A head's K [head_dim / group][page_keys][group] and V [page_keys / group][head_dim][group]: keys
+/// are lanes of a score, dimensions lanes of a sum.
+template <class T>
+void append(const PagedAttentionArgs& a, const StreamHeadArgs& which, typename T::A* query) {
+  using B = typename T::B;
+  const PageView<T> view{a};
+  const int half = a.head_dim / 2;
+  const int slot = a.cache.slot[which.stream];
+  const int page = slot / a.cache.page_steps;
+  B* const k_out = view.keys(which.stream, page, which.head);
+  B* const v_out = view.values(which.stream, page, which.head);
+  const float* const c = a.cosines + static_cast<std::int64_t>(which.stream) * half;
+  const float* const s = a.sines + static_cast<std::int64_t>(which.stream) * half;
+  const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(a.head_dim));
+  const std::int64_t padded = round_up(a.head_dim, kLanes);
+  for (int r = 0; r < a.latents; ++r) {
+    const float* const q =
+        a.qkv.data + (static_cast<std::int64_t>(which.stream) * a.latents + r) * a.qkv.stride +
+        which.head * a.head_dim;
+    const float* const k = q + view.dim;
+    const float* const v = k + view.dim;
+    const std::int64_t key = static_cast<std::int64_t>(slot % a.cache.page_steps) * a.latents + r;
+    const auto put_key = [&](int d, float x) {
+      k_out[(d / T::kGroup * view.page_keys + key) * T::kGroup + d % T::kGroup] = narrow<B>(x);
+    };
+    float turned[kMaxHeadDim + kLanes] = {};
+    for (int i = 0; i < half; ++i) {
+      turned[i] = scale * (q[i] * c[i] - q[i + half] * s[i]);
+      turned[i + half] = scale * (q[i] * s[i] + q[i + half] * c[i]);
+      put_key(i, k[i] * c[i] - k[i + half] * s[i]);
+      put_key(i + half, k[i] * s[i] + k[i + half] * c[i]);
+    }
+    for (int d = 0; d < a.head_dim; ++d)
+      v_out[(key / T::kGroup * a.head_dim + d) * T::kGroup + key % T::kGroup] = narrow<B>(v[d]);
+    for (int d = 0; d < padded; d += kLanes) T::convert(load(turned + d), query + r * padded + d);
+  }
+}
+
+template <class T, int kRows>
+void page_scores(const typename T::A* q, std::int64_t q_stride, const typename T::B* k,
+                 std::int64_t page_keys, int groups, std::int64_t j, float* scores,
+                 std::int64_t stride) {
+  typename T::V acc[kRows];
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) acc[r] = T::zero();
+  for (int g = 0; g < groups; ++g) {
+    const auto keys = T::load_b(k + (g * page_keys + j) * T::kGroup);
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r)
+      acc[r] = T::dot(acc[r], keys, T::broadcast(q + r * q_stride + g * T::kGroup));
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) T::store_acc(scores + r * stride + j, acc[r]);
+}
+
+template <class T, int kRows>
+void page_values(const typename T::A* weights, std::int64_t weight_stride,
+                 const typename T::B* const* pages, int page_count, std::int64_t page_keys,
+                 int head_dim, int d, const float* shares, float* const* out) {
+  typename T::V acc[kRows];
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) acc[r] = T::zero();
+  for (int p = 0; p < page_count; ++p) {
+    for (std::int64_t g = 0; g < page_keys / T::kGroup; ++g) {
+      const auto values = T::load_b(pages[p] + (g * head_dim + d) * T::kGroup);
+      const std::int64_t at = p * page_keys + g * T::kGroup;
+#pragma GCC unroll 4
+      for (int r = 0; r < kRows; ++r)
+        acc[r] = T::dot(acc[r], values, T::broadcast(weights + r * weight_stride + at));
+    }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r) {
+    float lanes[kLanes];
+    T::store_acc(lanes, acc[r]);
+    store_part(out[r] + d, mul(load(lanes), set(shares[r])), head_dim - d);
+  }
+}
+
+template <class T>
+void paged_of(const PagedAttentionArgs& a, const StreamHeadArgs& which) {
+  using A = typename T::A;
+  using B = typename T::B;
+  const PageView<T> view{a};
+  const int first_page = a.cache.indptr[which.stream];
+  const int page_count = a.cache.indptr[which.stream + 1] - first_page;
+  const std::int64_t keys = page_count * view.page_keys;
+  const std::int64_t padded = round_up(a.head_dim, kLanes);
+  Scratch scratch(reinterpret_cast<std::byte*>(which.scratch));
+  A* const q = scratch.take<A>(a.latents * padded + kLanes);
+  float* const scores = scratch.take<float>(kQueryTile * keys);
+  A* const weights = scratch.take<A>(kQueryTile * keys);
+  const B** const values = scratch.take<const B*>(page_count);
+  append<T>(a, which, q);
+  for (int p = 0; p < page_count; ++p) values[p] = view.values(which.stream, p, which.head);
+
+  const int live = a.cache.live[which.stream], slot = a.cache.slot[which.stream];
+  const int window = a.cache.window_steps;
+  const auto dead = [&](int s) { return s >= window || (slot - s + window) % window >= live; };
+  for (int r = 0; r < a.latents; r += kQueryTile) {
+    const int rows = a.latents - r < kQueryTile ? a.latents - r : kQueryTile;
+    with_rows(rows, [&](auto n) {
+      for (int p = 0; p < page_count; ++p) {
+        const B* const k = view.keys(which.stream, p, which.head);
+        for (std::int64_t j = 0; j < view.page_keys; j += kLanes)
+          page_scores<T, n.value>(q + r * padded, padded, k, view.page_keys, a.head_dim / T::kGroup,
+                                  j, scores + p * view.page_keys, keys);
+      }
+    });
+    for (int s = 0; s < page_count * a.cache.page_steps; ++s)
+      if (dead(s))
+        for (int m = 0; m < rows; ++m)
+          for (int l = 0; l < a.latents; ++l) scores[m * keys + s * a.latents + l] = -kInfinity;
+    float shares[kQueryTile] = {};
+    float* out[kQueryTile] = {};
+    for (int m = 0; m < rows; ++m) {
+      F high = set(-kInfinity), total = set(0);
+      for (std::int64_t j = 0; j < keys; j += kLanes) high = max(high, load(scores + m * keys + j));
+      const F top = set(largest(high));
+      for (std::int64_t j = 0; j < keys; j += kLanes) {
+        const F e = exp_negative(sub(load(scores + m * keys + j), top));
+        total = add(total, e);
+        T::convert(e, weights + m * keys + j);
+      }
+      shares[m] = 1 / sum(total);
+      out[m] = a.out.data +
+               (static_cast<std::int64_t>(which.stream) * a.latents + r + m) * a.out.stride +
+               which.head * a.head_dim;
+    }
+    with_rows(rows, [&](auto n) {
+      for (int d = 0; d < a.head_dim; d += kLanes)
+        page_values<T, n.value>(weights, keys, values, page_count, view.page_keys, a.head_dim, d,
+                                shares, out);
+    });
+  }
+}
+
+void paged(const PagedAttentionArgs& a, const StreamHeadArgs& which) {
+  if (a.cache.dtype == DType::f32) return paged_of<F32>(a, which);
+  paged_of<Bf16>(a, which);
+}
