@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <memory>
 #include <new>
@@ -72,6 +73,7 @@ std::vector<ReadCeiling> read_ceilings(BenchTeam& team, const CeilingKernels& ke
   std::vector<ReadCeiling> reads = {{"l2", 1, 0},
                                     {"l3_6mb", 6, 0},
                                     {"l3_22mb", 22, 0},
+                                    {"far_64mb", 64, 0},
                                     {"dram", dram_mb_per_thread(team.size()), 0}};
   const auto largest = static_cast<std::size_t>(reads.back().mb_per_thread * kMega);
   std::vector<std::unique_ptr<Pages>> memory(static_cast<std::size_t>(team.size()));
@@ -107,9 +109,17 @@ double Ceilings::gflops(DType dtype) const {
   return fp32_gflops;
 }
 
-const ReadCeiling& Ceilings::read_of(double bytes) const {
-  for (const ReadCeiling& read : reads)
-    if (bytes <= read.mb_per_thread * kMega * threads) return read;
+ReadCeiling Ceilings::read_of(double bytes) const {
+  const double share = bytes / kMega / threads;
+  if (share <= reads.front().mb_per_thread) return reads.front();
+  for (std::size_t i = 1; i < reads.size(); ++i) {
+    const ReadCeiling& low = reads[i - 1];
+    const ReadCeiling& high = reads[i];
+    if (share > high.mb_per_thread) continue;
+    const double part =
+        std::log(share / low.mb_per_thread) / std::log(high.mb_per_thread / low.mb_per_thread);
+    return {high.level, share, low.gb_s + part * (high.gb_s - low.gb_s)};
+  }
   return reads.back();
 }
 

@@ -21,7 +21,7 @@ struct CeilingOptions {
 
 /// Sustained reads of a footprint again and again, all threads together.
 struct ReadCeiling {
-  std::string level;         ///< "l2", "l3_6mb", "l3_22mb", "dram"
+  std::string level;         ///< "l2", "l3_6mb", "l3_22mb", "far_64mb", "dram"
   double mb_per_thread = 0;  ///< 1e6 bytes
   double gb_s = 0;
 };
@@ -36,9 +36,9 @@ struct Ceilings {
 
   /// The fastest way to multiply what is stored so.
   double gflops(DType dtype) const;
-  /// GB/s of a footprint of `bytes` that is read once a step: the smallest measured size that holds
-  /// a thread's share of it, DRAM beyond.
-  const ReadCeiling& read_of(double bytes) const;
+  /// Of `bytes` that are read again and again: between two measured sizes the bandwidth changes
+  /// evenly with the logarithm of a thread's share; the level is that of the larger one.
+  ReadCeiling read_of(double bytes) const;
   void write(JsonWriter& w) const;  ///< one JSON object
 };
 

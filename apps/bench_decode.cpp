@@ -17,7 +17,9 @@
 namespace cortex {
 namespace {
 
+// Pages as the engine cuts them: keys of a page fill whole vectors of 16 lanes.
 constexpr int kPageSteps = 8;
+constexpr int kKeyLanes = 16;
 constexpr int kWarmUps = 2;
 constexpr int kLeastIterations = 3;
 
@@ -37,6 +39,12 @@ Error no_room(std::int64_t events, std::int64_t room, const char* of) {
   return {ErrorCode::invalid_argument,
           fmt::format("{} events do not fit into a {} of this model, {} do", events, of, room),
           "events"};
+}
+
+int page_steps_for(int latents) {
+  int steps = kPageSteps;
+  while (steps * latents % kKeyLanes != 0) steps += kPageSteps;
+  return steps;
 }
 
 class WindowDecoder final : public BenchDecoder {
@@ -83,13 +91,17 @@ class StreamDecoder final : public BenchDecoder {
         options_(options),
         cached_(ops.cache_dtype(file.precision())),
         bytes_(forward_bytes(file, options.batch, cached_)),
-        layout_{config_.layers,       config_.latents, config_.dim,
-                config_.window_steps, kPageSteps,      static_cast<int>(size_of(cached_))},
+        layout_{config_.layers,
+                config_.latents,
+                config_.dim,
+                config_.window_steps,
+                page_steps_for(config_.latents),
+                static_cast<int>(size_of(cached_))},
         pool_(ops.allocate(static_cast<std::size_t>(layout_.page_bytes()) *
                            static_cast<std::size_t>(layout_.pages_per_session()) *
                            static_cast<std::size_t>(options.batch))),
         model_(file, ops, options.batch,
-               {pool_.as<std::byte>(), layout_.page_bytes(), kPageSteps, cached_}),
+               {pool_.as<std::byte>(), layout_.page_bytes(), layout_.page_steps, cached_}),
         random_(options.seed) {
     ops.clear(pool_);
     batch_.reserve(options.batch, config_.receptive_steps * options.events,

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "bench_work.h"
+#include "kernels/cpu/cpu_ops.h"
 
 namespace cortex {
 namespace {
@@ -32,9 +33,8 @@ std::pair<Tensor, Tensor> quantize_rows(const Tensor& weight) {
 
 }  // namespace
 
-std::unique_ptr<Ops> make_bench_ops(int threads) {
-  static_cast<void>(threads);
-  return make_reference_ops();
+std::unique_ptr<Ops> make_bench_ops(int threads, const std::string& isa) {
+  return make_cpu_ops({.threads = threads, .isa = isa});
 }
 
 DType precision_of(const std::string& name) {

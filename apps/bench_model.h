@@ -9,8 +9,8 @@
 
 namespace cortex {
 
-/// The backend that benchmarks time, on so many threads.
-std::unique_ptr<Ops> make_bench_ops(int threads);
+/// The backend that benchmarks time; `isa` as in CpuOptions.
+std::unique_ptr<Ops> make_bench_ops(int threads, const std::string& isa = {});
 
 /// "fp32", "bf16" or "int8", as flags and reports say it.
 DType precision_of(const std::string& name);

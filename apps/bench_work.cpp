@@ -77,7 +77,7 @@ Floor floor_of(const ForwardFlops& flops, const ForwardBytes& bytes, DType preci
                double evict_bytes, const Ceilings& ceilings) {
   // Activations stay at least bf16: int8 has too few bits for softmax weights and K.
   const DType attention = precision == DType::f32 ? DType::f32 : DType::bf16;
-  const ReadCeiling& read = ceilings.read_of(bytes.total() + evict_bytes);
+  const ReadCeiling read = ceilings.read_of(bytes.total() + evict_bytes);
   Floor floor;
   floor.arithmetic_us =
       (flops.linear / ceilings.gflops(precision) + flops.attention / ceilings.gflops(attention)) *

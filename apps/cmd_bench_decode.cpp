@@ -24,6 +24,7 @@ struct DecodeFlags {
   int batch = 1;
   std::optional<std::int64_t> events;
   int threads = 1;
+  std::string isa;
   double seconds = 2;
   double evict_mb = 0;
   std::uint64_t seed = 1;
@@ -96,10 +97,10 @@ void run_decode(const DecodeFlags& flags) {
   const ModelFile file = load(flags);
   const std::int64_t events =
       flags.events.value_or(file.config.kind == ModelKind::stream ? kStepEvents : kWindowEvents);
-  const auto ops = make_bench_ops(flags.threads);
+  const auto ops = make_bench_ops(flags.threads, flags.isa);
   const auto decoder =
       make_bench_decoder(file, *ops, {.batch = flags.batch, .events = events, .seed = flags.seed});
-  const Ceilings ceilings = measure_ceilings({.threads = flags.threads, .isa = {}});
+  const Ceilings ceilings = measure_ceilings({.threads = flags.threads, .isa = flags.isa});
   const Timing timing = time_decoder(*decoder, flags.seconds, flags.evict_mb, flags.threads);
   const ForwardFlops flops = decoder->flops();
   const ForwardBytes bytes = decoder->bytes();
@@ -134,6 +135,8 @@ void add_bench_decode(CLI::App& bench) {
   command->add_option("--threads", flags->threads, "compute threads")
       ->check(CLI::Range(1, 256))
       ->capture_default_str();
+  command->add_option("--isa", flags->isa, "avx512, avx2 or scalar; default: the best")
+      ->check(CLI::IsMember({"avx512", "avx2", "scalar"}));
   command->add_option("--seconds", flags->seconds, "length of the timed part")
       ->check(CLI::Range(0.0, 3600.0))
       ->capture_default_str();

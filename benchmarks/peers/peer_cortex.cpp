@@ -19,6 +19,7 @@ namespace cortex {
 namespace {
 
 constexpr std::uint64_t kSeed = 1;
+constexpr float kLively = 3;
 
 ModelFile load(const std::string& folder, const std::string& precision) {
   return with_precision(load_model(folder + "/model.safetensors").value_or_throw(),
@@ -26,7 +27,12 @@ ModelFile load(const std::string& folder, const std::string& precision) {
 }
 
 int write(const std::string& preset, std::int64_t count, const std::string& folder) {
-  const ModelFile model = random_preset(preset, DType::f32, 0, kSeed);
+  ModelFile model = random_preset(preset, DType::f32, 0, kSeed);
+  // Attention over the small weights of a start of training is all but even, and a peer that had it
+  // wrong would pass for the same model.
+  for (auto& [name, tensor] : model.tensors)
+    if (tensor.shape().size() > 1)
+      for (float& w : tensor.f32()) w *= kLively;
   save_model(folder + "/model.safetensors", model.config, model.tensors).value_or_throw();
   std::uint64_t state = kSeed;
   std::vector<std::int32_t> parts[3];

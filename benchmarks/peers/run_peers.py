@@ -5,8 +5,6 @@ Every program is started once and then asked in turn, round after round, so that
 the machine hits all of them; a ratio is taken within a round. Prints a line a pair and writes JSON.
 """
 import argparse
-import datetime
-import json
 import os
 import pathlib
 import shlex
@@ -18,6 +16,8 @@ import tempfile
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+from results import write_results  # noqa: E402
 # Peers that compute in float32 must be the same model as ours.
 TOLERANCE = 1e-3
 # Long enough for the other programs' threads to stop spinning and sleep.
@@ -90,25 +90,28 @@ def commands(args, folder):
             found[f"cortex {what} {precision}"] = [
                 build / "peer_cortex", what, folder, events, precision, threads]
     node = shutil.which("node")
-    if args.ort and node:
+    if node and (HERE / "node_modules" / "onnxruntime-node").exists():
         for precision in ("fp32", "int8"):
             graph = folder / f"{precision}.onnx"
             subprocess.run(
                 [sys.executable, HERE / "export_onnx.py", folder / "model.safetensors",
                  str(events), precision, graph], check=True)
-            # Beside its node_modules, where node looks for packages.
-            script = pathlib.Path(args.ort) / "peer_ort.mjs"
-            shutil.copy(HERE / "peer_ort.mjs", script)
             found[f"onnxruntime window {precision}"] = [
-                node, script, graph, folder / "events.bin", threads]
+                node, HERE / "peer_ort.mjs", graph, folder / "events.bin", threads]
+    else:
+        print("run_peers: no ONNX Runtime, left out", file=sys.stderr)
     if (build / "peer_torch").exists():
         for precision in ("fp32", "bf16"):
             found[f"libtorch window {precision}"] = [
                 build / "peer_torch", folder, precision, threads]
+    else:
+        print("run_peers: no LibTorch, left out", file=sys.stderr)
     if (build / "peer_onednn").exists():
         for precision in ("fp32", "bf16", "int8"):
             found[f"onednn linears {precision}"] = [
                 build / "peer_onednn", folder, events, precision]
+    else:
+        print("run_peers: no oneDNN, left out", file=sys.stderr)
     return found
 
 
@@ -164,17 +167,9 @@ def measure(args, preset):
     return results
 
 
-def machine():
-    with open("/proc/cpuinfo") as info:
-        cpu = next((line.split(": ", 1)[1].strip() for line in info
-                    if line.startswith("model name")), "unknown")
-    return {"cpu": cpu, "cores": os.cpu_count()}
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--build", required=True, help="folder of peer_cortex and the others")
-    parser.add_argument("--ort", help="folder whose node_modules hold onnxruntime-node")
     parser.add_argument("--presets", default="cortex-xs,cortex-s")
     parser.add_argument("--events", type=int, default=512)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -188,20 +183,11 @@ def main():
         results = [r for preset in args.presets.split(",") for r in measure(args, preset)]
     except (PeerFailed, subprocess.CalledProcessError) as failure:
         sys.exit(f"run_peers: {failure}")
-    report = {
-        "benchmark": "peers",
-        "command": "make bench: " + shlex.join(
-            ["run_peers.py", "--presets", args.presets, "--events", str(args.events), "--threads",
-             str(args.threads), "--rounds", str(args.rounds), "--seconds", str(args.seconds)]),
-        "date": datetime.date.today().isoformat(),
-        "machine": machine(),
-        "threads": args.threads,
-        "events": args.events,
-        "rounds": args.rounds,
-        "results": results,
-    }
+    command = ["run_peers.py", "--presets", args.presets, "--events", str(args.events), "--threads",
+               str(args.threads), "--rounds", str(args.rounds), "--seconds", str(args.seconds)]
     if args.out:
-        pathlib.Path(args.out).write_text(json.dumps(report, indent=1) + "\n")
+        write_results(args.out, "peers", shlex.join(command), results,
+                      threads=args.threads, events=args.events, rounds=args.rounds)
 
 
 if __name__ == "__main__":
