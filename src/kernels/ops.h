@@ -97,17 +97,33 @@ struct RaggedAttentionArgs {
   const double* item_bins = nullptr;  ///< [items], nominal bins of each window
 };
 
-/// Sums of three embedding rows, one an event.
+/// Events of windows: an event's token is the sum of three embedding rows.
 struct TokenArgs {
-  const float* neuron_table = nullptr;
+  const float* neuron_table = nullptr;  ///< [neurons, dim]
   const float* time_table = nullptr;
   const float* value_table = nullptr;
+  int dim = 0;
   int value_buckets = 0;  ///< larger values share the last row
   std::int64_t events = 0;
   const std::int32_t* neuron = nullptr;  ///< [events]
   const std::int32_t* bin = nullptr;
   const std::int32_t* value = nullptr;
-  MatrixView out;  ///< [events, dim]
+};
+
+/// A norm's and a linear's part of the tokens' K and V that no event changes. The norm's gain g and
+/// bias b fold into the weight W:
+///   W (rstd (x - mean) g + b) = rstd (W g x - mean W g) + W b,  W g x = a sum of three table rows,
+/// so only the row's statistics are left to compute.
+struct TokenProjection {
+  NormArgs::Kind norm = NormArgs::Kind::rms;
+  float eps = 0;
+  DType dtype = DType::f32;            ///< of the tables: f32 or bf16
+  std::int64_t width = 0;              ///< 2 dim, K then V
+  const void* neuron_table = nullptr;  ///< [neurons, width]
+  const void* time_table = nullptr;
+  const void* value_table = nullptr;
+  const float* mean_factor = nullptr;  ///< W g [width], layer norm alone
+  const float* bias = nullptr;         ///< W b [width], layer norm alone
 };
 
 /// Recent events of `steps` streams, packed: oldest step first, by (bin, unit) within a step.
@@ -211,8 +227,14 @@ class Ops {
   /// out = norm(x), rows independent.
   virtual void normalize(const NormArgs& norm, MatrixView x, MatrixView out) = 0;
 
-  virtual void gather_tokens(const TokenArgs& args) = 0;
+  /// out [events, width] = K and V of every event's token.
+  virtual void project_tokens(const TokenArgs& tokens, const TokenProjection& projection,
+                              MatrixView out) = 0;
   virtual void ragged_attention(const RaggedAttentionArgs& args) = 0;
+  /// Each column of `scores` [items * rows, columns] is turned into softmax weights over the rows
+  /// of its item, which pool x: out[i * columns + c] = sum_r w[r, c] x[i * rows + r]. `scores` is
+  /// overwritten. x [items * rows, dim], out [items * columns, dim].
+  virtual void softmax_pool(MatrixView scores, MatrixView x, std::int64_t rows, MatrixView out) = 0;
   /// out[i] = mean over the rows of item i. x [items * rows, cols], out [items, cols].
   virtual void mean_rows(MatrixView x, std::int64_t rows, MatrixView out) = 0;
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 namespace cortex {
 namespace {
@@ -28,8 +29,7 @@ WindowModel::WindowModel(const ModelFile& file, Ops& ops, int capacity, std::int
   latents_.assign(latents.begin(), latents.end());
 
   const std::string cross = "encoder.cross_attn.";
-  cross_norm_kv_ = load_norm(file, cross + "norm_kv");
-  cross_kv_ = ops_.pack_linear(file.linear(cross + "kv_proj.weight"));
+  project_token_tables(file);
   cross_out_ = ops_.pack_linear(file.linear(cross + "out_proj.weight"));
   for (int i = 0; i < config_.layers; ++i) {
     const std::string block = fmt::format("encoder.self_attn_blocks.{}.", i);
@@ -45,8 +45,7 @@ WindowModel::WindowModel(const ModelFile& file, Ops& ops, int capacity, std::int
   }
   final_norm_ = load_norm(file, "encoder.final_norm");
   head_norm_ = load_norm(file, "behavior_head.norm");
-  head_kv_ = ops_.pack_linear(file.linear("behavior_head.kv_proj.weight"));
-  head_out_ = ops_.pack_linear(file.linear("behavior_head.out_proj.weight"));
+  fold_head(file);
 
   const auto floats = [&](std::int64_t n) {
     return ops_.allocate(sizeof(float) * static_cast<std::size_t>(n));
@@ -65,8 +64,6 @@ WindowModel::WindowModel(const ModelFile& file, Ops& ops, int capacity, std::int
   const Norm norm_q = load_norm(file, cross + "norm_q");
   cross_query_ =
       project(file.at("encoder.latents"), file.linear(cross + "q_proj.weight"), args(norm_q));
-  head_query_ =
-      project(file.at("behavior_head.query"), file.linear("behavior_head.q_proj.weight"), {});
 
   if (file.tensors.count("masked_spike_head.proj.weight") &&
       file.tensors.count("masked_spike_head.proj.bias")) {
@@ -92,20 +89,21 @@ WindowModel::WindowModel(const ModelFile& file, Ops& ops, int capacity, std::int
   for (int i = 0; i <= capacity; ++i) latent_indptr.push_back(i * config_.latents);
   latent_indptr_ = ops_.allocate(latent_indptr.size() * sizeof(std::int32_t));
   ops_.upload(latent_indptr_, latent_indptr.data(), latent_indptr.size() * sizeof(std::int32_t));
-  tokens_ = floats(max_events * dim);
   kv_ = floats(std::max(max_events, rows) * 2 * dim);
   z_ = floats(rows * dim);
   qkv_ = floats(rows * 3 * dim);
   attention_ = floats(rows * dim);
   hidden_ = floats(rows * config_.hidden());
   final_ = floats(rows * dim);
-  head_attention_ = floats(static_cast<std::int64_t>(capacity) * config_.outputs() * dim);
+  const std::int64_t head_rows = static_cast<std::int64_t>(config_.outputs()) * config_.heads;
+  head_scores_ = floats(rows * head_rows);
+  head_pooled_ = floats(static_cast<std::int64_t>(capacity) * head_rows * dim);
   y_ = floats(static_cast<std::int64_t>(capacity) *
               std::max(config_.outputs(), config_.value_buckets));
   host_y_.resize(static_cast<std::size_t>(capacity) * static_cast<std::size_t>(config_.outputs()));
   OpsCapacity most;
   most.rows = std::max(max_events, rows);
-  most.inputs = config_.hidden();
+  most.inputs = std::max(config_.hidden(), config_.heads * config_.dim);
   most.queries = rows;
   most.keys = std::max<std::int64_t>(max_events, config_.latents);
   most.head_dim = config_.head_dim;
@@ -123,6 +121,91 @@ WindowModel::Norm WindowModel::load_norm(const ModelFile& file, const std::strin
   norm.gain = upload(file.at(name + ".weight").f32());
   if (config_.norm == NormKind::layernorm) norm.bias = upload(file.at(name + ".bias").f32());
   return norm;
+}
+
+void WindowModel::project_token_tables(const ModelFile& file) {
+  const std::string cross = "encoder.cross_attn.", name = cross + "norm_kv";
+  const LinearTensor linear = file.linear(cross + "kv_proj.weight");
+  const Tensor weight = to_float(linear.weight, linear.scale);
+  const auto packed = ops_.pack_linear({weight});
+  const auto gain = file.at(name + ".weight").f32();
+  const bool layer = config_.norm == NormKind::layernorm;
+  projection_.norm = layer ? NormArgs::Kind::layer : NormArgs::Kind::rms;
+  projection_.eps = layer ? kLayerEps : kRmsEps;
+  projection_.width = weight.size(0);
+  // float32 tables would undo a part of what a narrow model saves.
+  projection_.dtype = file.precision() == DType::f32 ? DType::f32 : DType::bf16;
+  // rows times gain, through the weight.
+  const auto project = [&](std::span<const float> rows, bool scaled) {
+    std::vector<float> x(rows.begin(), rows.end());
+    if (scaled)
+      for (std::size_t i = 0; i < x.size(); ++i) x[i] *= gain[i % gain.size()];
+    const auto n = static_cast<std::int64_t>(x.size()) / weight.size(1);
+    const Buffer in = upload(x);
+    const Buffer out = ops_.allocate(sizeof(float) * static_cast<std::size_t>(n * weight.size(0)));
+    ops_.norm_linear({}, matrix(in.f32(), n, weight.size(1)), *packed, nullptr, Epilogue::store,
+                     matrix(out.f32(), n, weight.size(0)));
+    Tensor host({n, weight.size(0)});
+    ops_.download(host.f32().data(), out.f32(), host.bytes());
+    return host;
+  };
+  const auto keep = [&](const Tensor& table) -> const void* {
+    projected_.push_back(ops_.allocate(table.bytes()));
+    ops_.upload(projected_.back(), table.data(), table.bytes());
+    return projected_.back().as<void>();
+  };
+  const auto keep_table = [&](const char* tensor) {
+    const Tensor table = project(file.at(tensor).f32(), true);
+    return keep(projection_.dtype == DType::f32 ? table.clone() : to_bfloat16(table));
+  };
+  projection_.neuron_table = keep_table("tokenizer.neuron_emb.weight");
+  projection_.time_table = keep_table("tokenizer.time_emb.weight");
+  projection_.value_table = keep_table("tokenizer.value_emb.weight");
+  if (!layer) return;
+  const std::vector<float> ones(gain.size(), 1.0f);
+  projection_.mean_factor = static_cast<const float*>(keep(project(ones, true)));
+  projection_.bias = static_cast<const float*>(keep(project(file.at(name + ".bias").f32(), false)));
+}
+
+void WindowModel::fold_head(const ModelFile& file) {
+  const auto plain = [&](const char* name) {
+    const LinearTensor linear = file.linear(std::string("behavior_head.") + name);
+    return to_float(linear.weight, linear.scale);
+  };
+  const Tensor query = to_float(file.at("behavior_head.query")), w_q = plain("q_proj.weight");
+  const Tensor w_kv = plain("kv_proj.weight"), w_out = plain("out_proj.weight");
+  const std::int64_t dim = config_.dim, head_dim = config_.head_dim;
+  const double scale = 1.0 / std::sqrt(static_cast<double>(head_dim));
+  Tensor score({config_.outputs() * config_.heads, dim}), value({1, config_.heads * dim});
+  const auto at = [](const Tensor& t, std::int64_t row, std::int64_t column) {
+    return static_cast<double>(t.f32()[static_cast<std::size_t>(row * t.size(1) + column)]);
+  };
+  std::vector<double> sum(static_cast<std::size_t>(dim));
+  const auto keep = [&](Tensor& to, std::int64_t row, double factor) {
+    for (std::size_t d = 0; d < sum.size(); ++d)
+      to.f32()[static_cast<std::size_t>(row * dim) + d] = static_cast<float>(factor * sum[d]);
+    sum.assign(sum.size(), 0.0);
+  };
+  // sum += factor * row `row` of the K and V projection.
+  const auto accumulate = [&](double factor, std::int64_t row) {
+    for (std::int64_t d = 0; d < dim; ++d)
+      sum[static_cast<std::size_t>(d)] += factor * at(w_kv, row, d);
+  };
+  for (std::int64_t h = 0; h < config_.heads; ++h) {
+    for (std::int64_t o = 0; o < config_.outputs(); ++o) {
+      for (std::int64_t i = h * head_dim; i < (h + 1) * head_dim; ++i) {
+        double q = 0;
+        for (std::int64_t d = 0; d < dim; ++d) q += at(query, o, d) * at(w_q, i, d);
+        accumulate(q, i);
+      }
+      keep(score, o * config_.heads + h, scale);
+    }
+    for (std::int64_t i = h * head_dim; i < (h + 1) * head_dim; ++i)
+      accumulate(at(w_out, 0, i), dim + i);
+    keep(value, h, 1);
+  }
+  head_score_ = ops_.pack_linear({score});
+  head_value_ = ops_.pack_linear({value});
 }
 
 NormArgs WindowModel::args(const Norm& norm) const {
@@ -155,11 +238,10 @@ void WindowModel::encode_events(const WindowBatch& batch) {
   tokens.neuron = put(batch.neuron);
   tokens.bin = put(batch.bin);
   tokens.value = put(batch.value);
-  tokens.out = matrix(tokens_.f32(), events, dim);
+  tokens.dim = dim;
   ops_.section("tokens");
-  ops_.gather_tokens(tokens);
   const MatrixView kv = matrix(kv_.f32(), events, 2 * dim);
-  ops_.norm_linear(args(cross_norm_kv_), tokens.out, *cross_kv_, nullptr, Epilogue::store, kv);
+  ops_.project_tokens(tokens, projection_, kv);
 
   RaggedAttentionArgs cross;
   cross.items = windows_;
@@ -224,27 +306,18 @@ std::span<const float> WindowModel::forward(const WindowBatch& batch) {
   for (const Block& block : blocks_) run_block(block);
   ops_.section("head");
   const MatrixView final = latent_rows(final_, dim);
-  const MatrixView kv = latent_rows(kv_, 2 * dim);
   ops_.normalize(args(final_norm_), latent_rows(z_, dim), final);
-  ops_.norm_linear(args(head_norm_), final, *head_kv_, nullptr, Epilogue::store, kv);
+  const MatrixView keys = latent_rows(attention_, dim);
+  ops_.normalize(args(head_norm_), final, keys);
+  const MatrixView scores = latent_rows(head_scores_, outputs * config_.heads);
+  ops_.norm_linear({}, keys, *head_score_, nullptr, Epilogue::store, scores);
+  const std::int64_t answers = static_cast<std::int64_t>(windows_) * outputs;
+  ops_.softmax_pool(scores, keys, config_.latents,
+                    matrix(head_pooled_.f32(), answers * config_.heads, dim));
+  ops_.norm_linear({}, matrix(head_pooled_.f32(), answers, config_.heads * dim), *head_value_,
+                   nullptr, Epilogue::store, matrix(y_.f32(), answers, 1));
 
-  RaggedAttentionArgs head;
-  head.items = windows_;
-  head.heads = config_.heads;
-  head.head_dim = config_.head_dim;
-  head.queries = outputs;
-  head.q = matrix(head_query_.f32(), outputs, dim);
-  head.shared_q = true;
-  head.k = kv;
-  head.v = kv;
-  head.v.data += dim;
-  head.indptr = latent_indptr_.as<std::int32_t>();
-  head.out = matrix(head_attention_.f32(), static_cast<std::int64_t>(windows_) * outputs, dim);
-  ops_.ragged_attention(head);
-  ops_.norm_linear({}, head.out, *head_out_, nullptr, Epilogue::store,
-                   matrix(y_.f32(), head.out.rows, 1));
-
-  const auto n = static_cast<std::size_t>(head.out.rows);
+  const auto n = static_cast<std::size_t>(answers);
   ops_.download(host_y_.data(), y_.f32(), n * sizeof(float));
   for (std::size_t i = 0; i < n; ++i) {
     const std::size_t o = i % static_cast<std::size_t>(outputs);

@@ -58,6 +58,9 @@ class WindowModel {
   NormArgs args(const Norm& norm) const;
   MatrixView latent_rows(const Buffer& buffer, int cols) const;
   void encode_events(const WindowBatch& batch);
+  /// Folds the head's query into its keys and its output into its values: neither has input in it.
+  void fold_head(const ModelFile& file);
+  void project_token_tables(const ModelFile& file);
   void run_block(const Block& block);
 
   ModelConfig config_;
@@ -68,16 +71,15 @@ class WindowModel {
   Buffer time_table_;
   Buffer value_table_;
   std::vector<float> latents_;
-  Buffer cross_query_;  // [L, D]: no input in it
-  Norm cross_norm_kv_;
-  std::unique_ptr<LinearWeight> cross_kv_;
+  Buffer cross_query_;          // [L, D]: no input in it
+  TokenProjection projection_;  // the cross-attention's K and V
+  std::vector<Buffer> projected_;
   std::unique_ptr<LinearWeight> cross_out_;
   std::vector<Block> blocks_;
   Norm final_norm_;
   Norm head_norm_;
-  Buffer head_query_;  // [outputs, D]
-  std::unique_ptr<LinearWeight> head_kv_;
-  std::unique_ptr<LinearWeight> head_out_;
+  std::unique_ptr<LinearWeight> head_score_;  // [outputs * heads, D]
+  std::unique_ptr<LinearWeight> head_value_;  // [1, heads * D]
   std::unique_ptr<LinearWeight> spike_head_;
   Buffer spike_bias_;
   std::vector<float> output_mean_;
@@ -86,14 +88,14 @@ class WindowModel {
   Buffer integers_;
   Buffer item_bins_;
   Buffer latent_indptr_;
-  Buffer tokens_;
   Buffer kv_;
   Buffer z_;
   Buffer qkv_;
   Buffer attention_;
   Buffer hidden_;
   Buffer final_;
-  Buffer head_attention_;
+  Buffer head_scores_;  // [rows, outputs * heads]
+  Buffer head_pooled_;  // [windows * outputs, heads * D]
   Buffer y_;
   std::vector<float> host_y_;
 };

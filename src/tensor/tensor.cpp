@@ -77,8 +77,7 @@ Tensor to_float(const Tensor& tensor, const Tensor* scale) {
       for (std::size_t i = 0; i < out.size(); ++i) {
         std::uint16_t bits = 0;
         std::memcpy(&bits, tensor.data() + i * sizeof bits, sizeof bits);
-        const std::uint32_t word = static_cast<std::uint32_t>(bits) << 16;
-        std::memcpy(&out[i], &word, sizeof word);
+        out[i] = from_bfloat16(bits);
       }
       break;
     case DType::i8: {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -57,6 +58,9 @@ class Tensor {
   std::unique_ptr<std::byte[], Free> data_;
 };
 
+inline float from_bfloat16(std::uint16_t bits) {
+  return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
+}
 /// The same values in float32; an i8 tensor [out, ..] times `scale` [out].
 Tensor to_float(const Tensor& tensor, const Tensor* scale = nullptr);
 /// Rounded to the nearest bf16, ties to even.

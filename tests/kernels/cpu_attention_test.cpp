@@ -1,3 +1,4 @@
+#include <array>
 #include <cstring>
 
 #include "cpu_cases.h"
@@ -118,6 +119,24 @@ TEST_P(CpuAttention, AnItemHasTheSameBitsAloneAndInABatch) {
   ops->ragged_attention(p.args);
   const std::size_t half = whole.size() / 2;
   EXPECT_EQ(0, std::memcmp(p.out.data(), whole.data() + half, half * sizeof(float)));
+}
+
+TEST_P(CpuAttention, SoftmaxPoolEqualsTheReference) {
+  const auto ops = make(), reference = make_reference_ops();
+  for (const auto& [items, rows, columns, dim] :
+       {std::array{1, 256, 16, 512}, std::array{3, 7, 3, 20}, std::array{2, 33, 5, 64}}) {
+    auto scores = normal(static_cast<std::size_t>(items * rows * columns), 3);
+    auto copy = scores;
+    auto x = normal(static_cast<std::size_t>(items * rows * dim));
+    std::vector<float> out(static_cast<std::size_t>(items * columns * dim)), expected(out.size());
+    ops->softmax_pool(matrix(scores.data(), items * rows, columns),
+                      matrix(x.data(), items * rows, dim), rows,
+                      matrix(out.data(), items * columns, dim));
+    reference->softmax_pool(matrix(copy.data(), items * rows, columns),
+                            matrix(x.data(), items * rows, dim), rows,
+                            matrix(expected.data(), items * columns, dim));
+    expect_close(out, {expected.begin(), expected.end()}, 3e-6, "softmax_pool");
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Isas, CpuAttention, ::testing::ValuesIn(testing::cpu_cases()),

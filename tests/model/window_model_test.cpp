@@ -1,3 +1,4 @@
+#include "kernels/cpu/cpu_ops.h"
 #include "model/window_model.h"
 
 #include <gtest/gtest.h>
@@ -70,12 +71,29 @@ double relative(std::span<const float> got, const std::vector<double>& want) {
   return error / scale;
 }
 
-TEST(WindowModel, EqualsThePublishedImplementationOnItsOwnWeights) {
+/// Every backend and instruction set that this machine runs.
+class WindowModelOn : public ::testing::TestWithParam<std::string> {
+ protected:
+  static std::unique_ptr<Ops> make() {
+    if (GetParam() == "reference") return make_reference_ops();
+    return make_cpu_ops({.threads = 2, .isa = GetParam()});
+  }
+};
+
+std::vector<std::string> backends() {
+  std::vector<std::string> all = cpu_isas();
+  all.emplace_back("reference");
+  return all;
+}
+INSTANTIATE_TEST_SUITE_P(Backends, WindowModelOn, ::testing::ValuesIn(backends()),
+                         [](const auto& backend) { return backend.param; });
+
+TEST_P(WindowModelOn, EqualsThePublishedImplementationOnItsOwnWeights) {
   if (!has_shared("fixtures/window_layernorm_tiny/cases.json"))
     GTEST_SKIP() << "needs fixtures/window_layernorm_tiny beside the repository";
   const auto file =
       load_model(shared_path("fixtures/window_layernorm_tiny").string()).value_or_throw();
-  const auto ops = make_reference_ops();
+  const auto ops = make();
   WindowModel model(file, *ops, 8, 4096);
   simdjson::dom::parser parser;
   simdjson::dom::element cases =
@@ -99,8 +117,8 @@ TEST(WindowModel, EqualsThePublishedImplementationOnItsOwnWeights) {
   EXPECT_LT(relative(model.masked_spike_logits(), logits), 1e-4);
 }
 
-TEST(WindowModel, AWindowHasTheSameBitsAloneAndInABatch) {
-  const auto ops = make_reference_ops();
+TEST_P(WindowModelOn, AWindowHasTheSameBitsAloneAndInABatch) {
+  const auto ops = make();
   WindowModel model(lively_window_model(tiny_window_config()), *ops, 8, 4096);
   std::mt19937_64 random(2);
   std::vector<std::vector<std::array<int, 3>>> windows;
@@ -117,8 +135,8 @@ TEST(WindowModel, AWindowHasTheSameBitsAloneAndInABatch) {
   }
 }
 
-TEST(WindowModel, AReceptiveFieldThatCoversTheWindowEqualsTheDenseModel) {
-  const auto ops = make_reference_ops();
+TEST_P(WindowModelOn, AReceptiveFieldThatCoversTheWindowEqualsTheDenseModel) {
+  const auto ops = make();
   ModelConfig config = tiny_window_config();
   WindowModel dense(lively_window_model(config), *ops, 1, 4096);
   config.receptive_ms = 64 * config.bin_ms;
@@ -128,8 +146,8 @@ TEST(WindowModel, AReceptiveFieldThatCoversTheWindowEqualsTheDenseModel) {
   EXPECT_EQ(decode(dense, events), decode(sparse, events));
 }
 
-TEST(WindowModel, AnEventOutOfEveryLatentsReachChangesNothing) {
-  const auto ops = make_reference_ops();
+TEST_P(WindowModelOn, AnEventOutOfEveryLatentsReachChangesNothing) {
+  const auto ops = make();
   ModelConfig config = tiny_window_config();
   config.window_bins = 60;
   config.receptive_ms = 1 * config.bin_ms;  // latents sit at bins 0, 5, .., 55
@@ -145,8 +163,8 @@ TEST(WindowModel, AnEventOutOfEveryLatentsReachChangesNothing) {
   EXPECT_NE(decode(model, with_seen), before);
 }
 
-TEST(WindowModel, WithNoEventInReachAttentionIsZero) {
-  const auto ops = make_reference_ops();
+TEST_P(WindowModelOn, WithNoEventInReachAttentionIsZero) {
+  const auto ops = make();
   ModelConfig config = tiny_window_config();
   config.receptive_ms = 1 * config.bin_ms;
   WindowModel model(lively_window_model(config), *ops, 1, 4096);

@@ -57,8 +57,10 @@ class CpuOps final : public Ops {
   void norm_linear(const NormArgs& norm, MatrixView x, const LinearWeight& weight,
                    const float* bias, Epilogue epilogue, MatrixView out) override;
   void normalize(const NormArgs& norm, MatrixView x, MatrixView out) override;
-  void gather_tokens(const TokenArgs& args) override;
+  void project_tokens(const TokenArgs& tokens, const TokenProjection& projection,
+                      MatrixView out) override;
   void ragged_attention(const RaggedAttentionArgs& args) override;
+  void softmax_pool(MatrixView scores, MatrixView x, std::int64_t rows, MatrixView out) override;
   void mean_rows(MatrixView x, std::int64_t rows, MatrixView out) override;
   void additive_bag(const StreamTables& tables, const StreamEvents& events,
                     MatrixView out) override;

@@ -58,32 +58,52 @@ void tile_rows(int rows, const typename T::A* a, std::int64_t lda, const typenam
   }
 }
 
+/// One vector of results before bias and epilogue. `less`, `scale`: of the row, int8 alone.
 template <class T>
-F accumulated(const GemmArgs& g, const typename T::Acc* c, std::int64_t row, std::int64_t column,
-              std::int64_t width) {
+F accumulated(const typename T::Acc* c, std::int32_t less, F scale, F weight_scale) {
   if constexpr (requires { T::kWeightOffset; }) {
-    const F scale = mul(set(g.a.scale[row]), load_part(g.weight_scale + column, width));
-    return mul(T::to_float(c, T::kWeightOffset * g.a.sum[row]), scale);
+    return mul(T::to_float(c, less), mul(scale, weight_scale));
   } else {
     return load(c);
   }
 }
 
+template <class T, Epilogue kEpilogue>
+void finish_rows(const GemmArgs& g, const typename T::Acc* c, std::int64_t row, int rows) {
+  constexpr bool kInteger = requires { T::kWeightOffset; };
+  const std::int64_t first = g.panel * kColumns;
+  for (int n = 0; n < kColumns; n += kLanes) {
+    const std::int64_t column = first + n;
+    const std::int64_t width = least(kLanes, g.outputs - column);
+    if (width <= 0) return;
+    const F weight_scale = kInteger ? load_part(g.weight_scale + column, width) : set(1);
+    const F bias = g.bias ? load_part(g.bias + column, width) : set(0);
+    for (int m = 0; m < rows; ++m) {
+      float* const out = g.out.data + (row + m) * g.out.stride + column;
+      F y = set(0);
+      if constexpr (kInteger) {
+        y = accumulated<T>(c + m * kColumns + n, T::kWeightOffset * g.a.sum[row + m],
+                           set(g.a.scale[row + m]), weight_scale);
+      } else {
+        y = accumulated<T>(c + m * kColumns + n, 0, weight_scale, weight_scale);
+      }
+      y = add(y, bias);
+      if (kEpilogue == Epilogue::gelu) y = gelu(y);
+      if (kEpilogue == Epilogue::add) y = add(y, load_part(out, width));
+      store_part(out, y, width);
+    }
+  }
+}
+
 template <class T>
 void finish(const GemmArgs& g, const typename T::Acc* c, std::int64_t row, int rows) {
-  const std::int64_t first = g.panel * kColumns;
-  for (int m = 0; m < rows; ++m) {
-    float* const out = g.out.data + (row + m) * g.out.stride;
-    for (int n = 0; n < kColumns; n += kLanes) {
-      const std::int64_t column = first + n;
-      const std::int64_t width = least(kLanes, g.outputs - column);
-      if (width <= 0) break;
-      F y = accumulated<T>(g, c + m * kColumns + n, row + m, column, width);
-      if (g.bias) y = add(y, load_part(g.bias + column, width));
-      if (g.epilogue == Epilogue::gelu) y = gelu(y);
-      if (g.epilogue == Epilogue::add) y = add(y, load_part(out + column, width));
-      store_part(out + column, y, width);
-    }
+  switch (g.epilogue) {
+    case Epilogue::store:
+      return finish_rows<T, Epilogue::store>(g, c, row, rows);
+    case Epilogue::gelu:
+      return finish_rows<T, Epilogue::gelu>(g, c, row, rows);
+    case Epilogue::add:
+      return finish_rows<T, Epilogue::add>(g, c, row, rows);
   }
 }
 
@@ -130,7 +150,7 @@ std::size_t gemm_scratch_bytes() {
 
 /// What a norm does to one row: (x - centre) * rstd * gain + bias.
 struct RowNorm {
-  const NormArgs& norm;
+  const NormArgs norm;
   F centre = set(0);
   F rstd = set(1);
 
@@ -190,6 +210,37 @@ void prepare(DType precision, const NormArgs& norm, const float* x, std::int64_t
     total = I8::convert(mul(row(x, i, n), inverse), a + i, total);
   to.scale[index] = amax / kLargest;
   to.sum[index] = I8::sum(total);
+}
+
+template <class Element>
+void project_tokens_of(const TokenArgs& t, const TokenProjection& p, std::int64_t e, float* token,
+                       float* out) {
+  const std::int64_t bucket = t.value[e] < t.value_buckets ? t.value[e] : t.value_buckets - 1;
+  const auto rows = [&](const auto* neuron, const auto* time, const auto* value, std::int64_t width,
+                        std::int64_t i) {
+    return add(add(load_part(neuron + t.neuron[e] * width + i, width - i),
+                   load_part(time + t.bin[e] * width + i, width - i)),
+               load_part(value + bucket * width + i, width - i));
+  };
+  for (std::int64_t i = 0; i < t.dim; i += kLanes)
+    store_part(token + i, rows(t.neuron_table, t.time_table, t.value_table, t.dim, i), t.dim - i);
+  const bool layer = p.norm == NormArgs::Kind::layer;
+  const RowNorm row({p.norm, nullptr, nullptr, p.eps}, token, t.dim);
+  for (std::int64_t i = 0; i < p.width; i += kLanes) {
+    F y =
+        rows(static_cast<const Element*>(p.neuron_table), static_cast<const Element*>(p.time_table),
+             static_cast<const Element*>(p.value_table), p.width, i);
+    if (layer) y = sub(y, mul(row.centre, load_part(p.mean_factor + i, p.width - i)));
+    y = mul(y, row.rstd);
+    if (layer) y = add(y, load_part(p.bias + i, p.width - i));
+    store_part(out + i, y, p.width - i);
+  }
+}
+
+void project_token(const TokenArgs& t, const TokenProjection& p, std::int64_t e, float* token,
+                   float* out) {
+  if (p.dtype == DType::f32) return project_tokens_of<float>(t, p, e, token, out);
+  project_tokens_of<std::uint16_t>(t, p, e, token, out);
 }
 
 Format format(DType precision) {

@@ -80,17 +80,26 @@ inline std::size_t stream_scratch_bytes(std::int64_t keys, int latents, int head
 
 struct Kernels {
   const char* name;
+  bool bf16_dot;  ///< multiplies bf16 as such, not widened to float32
   Format (*format)(DType precision);
 
   void (*prepare)(DType precision, const NormArgs& norm, const float* x, std::int64_t n,
                   const Rows& to, std::int64_t row);
   void (*normalize)(const NormArgs& norm, const float* x, std::int64_t n, float* out);
+  /// K and V of event e's token; `token` has room for dim floats.
+  void (*project_token)(const TokenArgs& tokens, const TokenProjection& projection, std::int64_t e,
+                        float* token, float* out);
   std::size_t (*gemm_scratch_bytes)();
   void (*gemm)(const GemmArgs& args);
 
   std::size_t (*head_attention_scratch_bytes)(std::int64_t queries, int head_dim);
   void (*head_attention)(const HeadAttentionArgs& args);
 
+  /// Softmax down the columns of scores [rows, columns], contiguous, not divided by `totals`.
+  void (*soften_columns)(float* scores, std::int64_t rows, int columns, float* totals);
+  /// out[c] = sum_r weights[r, c] x[r] / totals[c] for the columns [begin, end) of x.
+  void (*pool_columns)(const float* weights, std::int64_t rows, int columns, const float* totals,
+                       MatrixView x, std::int64_t begin, std::int64_t end, MatrixView out);
   void (*stream_cross)(const StreamTables& tables, const StreamEvents& events, MatrixView out,
                        const StreamHeadArgs& which);
   void (*paged)(const PagedAttentionArgs& args, const StreamHeadArgs& which);
@@ -100,6 +109,7 @@ const Kernels& scalar_kernels();
 #if defined(__x86_64__)
 const Kernels& avx2_kernels();
 const Kernels& avx512_kernels();
+const Kernels& avx512_bf16_kernels();
 #endif
 
 }  // namespace cortex::cpu

@@ -3,30 +3,13 @@
 
 namespace cortex::cpu::avx2 {
 namespace {
-
-#include "kernels/cpu/math_impl.h"
-// What follows builds on it.
-#include "kernels/cpu/gemm_impl.h"
-// And the attentions on the tiles.
-#include "kernels/cpu/attention_impl.h"
-// Pages last.
-#include "kernels/cpu/stream_impl.h"
-
+#include "kernels/cpu/all_impl.h"
 }  // namespace
-
-constexpr Kernels kKernels{"avx2",
-                           format,
-                           prepare,
-                           normalize,
-                           gemm_scratch_bytes,
-                           gemm,
-                           head_attention_scratch_bytes,
-                           head_attention,
-                           stream_cross,
-                           paged};
-
 }  // namespace cortex::cpu::avx2
 
 namespace cortex::cpu {
-const Kernels& avx2_kernels() { return avx2::kKernels; }
+const Kernels& avx2_kernels() {
+  static constexpr Kernels kernels = avx2::table("avx2", false);
+  return kernels;
+}
 }  // namespace cortex::cpu

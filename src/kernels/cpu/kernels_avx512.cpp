@@ -1,32 +1,17 @@
+#define CORTEX_ISA avx512
+#define CORTEX_NATIVE_BF16 0
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/simd_avx512.h"
 
 namespace cortex::cpu::avx512 {
 namespace {
-
-#include "kernels/cpu/math_impl.h"
-// What follows builds on it.
-#include "kernels/cpu/gemm_impl.h"
-// And the attentions on the tiles.
-#include "kernels/cpu/attention_impl.h"
-// Pages last.
-#include "kernels/cpu/stream_impl.h"
-
+#include "kernels/cpu/all_impl.h"
 }  // namespace
-
-constexpr Kernels kKernels{"avx512",
-                           format,
-                           prepare,
-                           normalize,
-                           gemm_scratch_bytes,
-                           gemm,
-                           head_attention_scratch_bytes,
-                           head_attention,
-                           stream_cross,
-                           paged};
-
 }  // namespace cortex::cpu::avx512
 
 namespace cortex::cpu {
-const Kernels& avx512_kernels() { return avx512::kKernels; }
+const Kernels& avx512_kernels() {
+  static constexpr Kernels kernels = avx512::table("avx512", false);
+  return kernels;
+}
 }  // namespace cortex::cpu

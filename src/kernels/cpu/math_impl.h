@@ -6,11 +6,17 @@ constexpr float kLeastExponent = -87.0f;  // below it exp is taken for 0
 inline std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 inline std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
 
-/// The first n of kLanes floats, the others `fill`.
+/// The first n of kLanes floats or bf16, the others `fill`.
 inline F load_part(const float* p, std::int64_t n, float fill = 0) {
   if (n >= kLanes) return load(p);
   float lanes[kLanes];
   for (int i = 0; i < kLanes; ++i) lanes[i] = i < n ? p[i] : fill;
+  return load(lanes);
+}
+inline F load_part(const std::uint16_t* p, std::int64_t n) {
+  if (n >= kLanes) return load(p);
+  std::uint16_t lanes[kLanes];
+  for (int i = 0; i < kLanes; ++i) lanes[i] = i < n ? p[i] : 0;
   return load(lanes);
 }
 inline void store_part(float* p, F v, std::int64_t n) {
@@ -56,5 +62,5 @@ inline F gelu(F x) {
   q = fma(q, t, set(8.116015434265137f));
   q = fma(q, t, set(1.0f));
   const F half = mul(x, set(0.5f));
-  return fma(half, div(mul(u, p), q), half);
+  return fma(half, mul(mul(u, p), inverse(q)), half);
 }

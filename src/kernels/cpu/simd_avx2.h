@@ -15,12 +15,16 @@ constexpr int kTileRows = 6;
 using F = __m256;
 
 inline F load(const float* p) { return _mm256_loadu_ps(p); }
+inline F load(const std::uint16_t* p) {
+  const __m128i narrow = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(narrow), 16));
+}
 inline void store(float* p, F v) { _mm256_storeu_ps(p, v); }
 inline F set(float x) { return _mm256_set1_ps(x); }
 inline F add(F a, F b) { return _mm256_add_ps(a, b); }
 inline F sub(F a, F b) { return _mm256_sub_ps(a, b); }
 inline F mul(F a, F b) { return _mm256_mul_ps(a, b); }
-inline F div(F a, F b) { return _mm256_div_ps(a, b); }
+inline F inverse(F a) { return _mm256_div_ps(_mm256_set1_ps(1.0f), a); }
 inline F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
 inline F max(F a, F b) { return _mm256_max_ps(a, b); }
 inline F min(F a, F b) { return _mm256_min_ps(a, b); }
@@ -70,10 +74,7 @@ struct F32 {
 /// Activations are rounded to bf16 and kept as float32; weights are widened as they are loaded.
 struct Bf16 : F32 {
   using B = std::uint16_t;
-  static V load_b(const B* p) {
-    const __m128i narrow = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(narrow), 16));
-  }
+  static V load_b(const B* p) { return load(p); }
   static void convert(F v, A* p) {
     const __m256i word = _mm256_castps_si256(v);
     const __m256i even = _mm256_and_si256(_mm256_srli_epi32(word, 16), _mm256_set1_epi32(1));

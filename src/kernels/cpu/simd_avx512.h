@@ -5,8 +5,9 @@
 #include <cstdint>
 #include <cstring>
 
-/// Vectors of AVX-512 with VNNI and BF16. See simd_scalar.h for what each name means.
-namespace cortex::cpu::avx512 {
+/// Vectors of AVX-512 with VNNI, and with BF16 where CORTEX_NATIVE_BF16 is set. See simd_scalar.h
+/// for what each name means.
+namespace cortex::cpu::CORTEX_ISA {
 
 constexpr int kLanes = 16;
 constexpr int kVectors = 4;
@@ -15,12 +16,20 @@ constexpr int kTileRows = 6;
 using F = __m512;
 
 inline F load(const float* p) { return _mm512_loadu_ps(p); }
+inline F load(const std::uint16_t* p) {
+  const __m256i narrow = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow), 16));
+}
 inline void store(float* p, F v) { _mm512_storeu_ps(p, v); }
 inline F set(float x) { return _mm512_set1_ps(x); }
 inline F add(F a, F b) { return _mm512_add_ps(a, b); }
 inline F sub(F a, F b) { return _mm512_sub_ps(a, b); }
 inline F mul(F a, F b) { return _mm512_mul_ps(a, b); }
-inline F div(F a, F b) { return _mm512_div_ps(a, b); }
+/// 1 / a to 2 ulp, a of ordinary size: a table's 14 bits, doubled by a step of Newton's.
+inline F inverse(F a) {
+  const F r = _mm512_rcp14_ps(a);
+  return _mm512_mul_ps(r, _mm512_fnmadd_ps(a, r, _mm512_set1_ps(2.0f)));
+}
 inline F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
 inline F max(F a, F b) { return _mm512_max_ps(a, b); }
 inline F min(F a, F b) { return _mm512_min_ps(a, b); }
@@ -59,6 +68,7 @@ struct F32 {
   static void convert(F v, A* p) { _mm512_storeu_ps(p, v); }
 };
 
+#if CORTEX_NATIVE_BF16
 struct Bf16 {
   using A = std::uint16_t;
   using B = std::uint16_t;
@@ -79,6 +89,21 @@ struct Bf16 {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh(v));
   }
 };
+
+#else
+/// Activations are rounded to bf16 and kept as float32; weights are widened as they are loaded.
+struct Bf16 : F32 {
+  using B = std::uint16_t;
+  static V load_b(const B* p) { return load(p); }
+  static void convert(F v, A* p) {
+    const __m512i word = _mm512_castps_si512(v);
+    const __m512i even = _mm512_and_si512(_mm512_srli_epi32(word, 16), _mm512_set1_epi32(1));
+    const __m512i up = _mm512_add_epi32(word, _mm512_add_epi32(even, _mm512_set1_epi32(0x7fff)));
+    const __m512i high = _mm512_and_si512(up, _mm512_set1_epi32(static_cast<int>(0xffff0000u)));
+    _mm512_storeu_ps(p, _mm512_castsi512_ps(high));
+  }
+};
+#endif
 
 struct I8 {
   using A = std::int8_t;
@@ -109,4 +134,4 @@ struct I8 {
   static std::int32_t sum(V v) { return _mm512_reduce_add_epi32(v); }
 };
 
-}  // namespace cortex::cpu::avx512
+}  // namespace cortex::cpu::CORTEX_ISA

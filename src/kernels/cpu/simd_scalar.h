@@ -32,6 +32,15 @@ inline Lanes<T> each(Op op) {
 inline F load(const float* p) {
   return each<float>([&](int i) { return p[i]; });
 }
+/// bf16, widened.
+inline F load(const std::uint16_t* p) {
+  return each<float>([&](int i) {
+    const std::uint32_t word = static_cast<std::uint32_t>(p[i]) << 16;
+    float x;
+    std::memcpy(&x, &word, sizeof x);
+    return x;
+  });
+}
 inline void store(float* p, F a) { std::memcpy(p, a.v, sizeof a.v); }
 inline F set(float x) {
   return each<float>([&](int) { return x; });
@@ -45,8 +54,8 @@ inline F sub(F a, F b) {
 inline F mul(F a, F b) {
   return each<float>([&](int i) { return a.v[i] * b.v[i]; });
 }
-inline F div(F a, F b) {
-  return each<float>([&](int i) { return a.v[i] / b.v[i]; });
+inline F inverse(F a) {
+  return each<float>([&](int i) { return 1 / a.v[i]; });
 }
 inline F fma(F a, F b, F c) {
   return each<float>([&](int i) { return a.v[i] * b.v[i] + c.v[i]; });
@@ -103,14 +112,7 @@ struct F32 {
 
 struct Bf16 : F32 {
   using B = std::uint16_t;
-  static V load_b(const B* p) {
-    return each<float>([&](int i) {
-      const std::uint32_t word = static_cast<std::uint32_t>(p[i]) << 16;
-      float x;
-      std::memcpy(&x, &word, sizeof x);
-      return x;
-    });
-  }
+  static V load_b(const B* p) { return load(p); }
   static void convert(F v, A* p) {
     for (int i = 0; i < kLanes; ++i) {
       std::uint32_t word;

@@ -22,7 +22,7 @@ void with_rows(int rows, Call&& f) {
 }
 
 /// Softmax down each of `columns` columns of scores [rows, columns], but not divided by the sums.
-inline void soften_columns(float* scores, std::int64_t rows, int columns, float* totals) {
+void soften_columns(float* scores, std::int64_t rows, int columns, float* totals) {
   for (int c = 0; c < columns; ++c) {
     float top = scores[c];
     for (std::int64_t j = 1; j < rows; ++j)
@@ -36,6 +36,27 @@ inline void soften_columns(float* scores, std::int64_t rows, int columns, float*
     float total = 0;
     for (std::int64_t j = 0; j < rows; ++j) total += scores[j * columns + c];
     totals[c] = total;
+  }
+}
+
+void pool_columns(const float* weights, std::int64_t rows, int columns, const float* totals,
+                  MatrixView x, std::int64_t begin, std::int64_t end, MatrixView out) {
+  for (int c = 0; c < columns; c += kQueryTile) {
+    const int tile = columns - c < kQueryTile ? columns - c : kQueryTile;
+    with_rows(tile, [&](auto n) {
+      for (std::int64_t d = begin; d < end; d += kLanes) {
+        F acc[n.value];
+        for (int m = 0; m < n.value; ++m) acc[m] = set(0);
+        for (std::int64_t r = 0; r < rows; ++r) {
+          const F v = load_part(x.data + r * x.stride + d, end - d);
+          for (int m = 0; m < n.value; ++m)
+            acc[m] = fma(set(weights[r * columns + c + m]), v, acc[m]);
+        }
+        for (int m = 0; m < n.value; ++m)
+          store_part(out.data + (c + m) * out.stride + d, mul(acc[m], set(1 / totals[c + m])),
+                     end - d);
+      }
+    });
   }
 }
 

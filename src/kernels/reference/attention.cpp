@@ -53,4 +53,20 @@ void ReferenceOps::ragged_attention(const RaggedAttentionArgs& a) {
   }
 }
 
+void ReferenceOps::softmax_pool(MatrixView scores, MatrixView x, std::int64_t rows,
+                                MatrixView out) {
+  reserve_scores(rows);
+  for (std::int64_t o = 0; o < out.rows; ++o) {
+    const std::int64_t first = o / scores.cols * rows;
+    for (std::int64_t r = 0; r < rows; ++r)
+      scores_[r] = scores.data[(first + r) * scores.stride + o % scores.cols];
+    reference::softmax(scores_.data(), rows);
+    float* const to = out.data + o * out.stride;
+    std::fill_n(to, out.cols, 0.0f);
+    for (std::int64_t r = 0; r < rows; ++r)
+      for (std::int64_t d = 0; d < out.cols; ++d)
+        to[d] += scores_[r] * x.data[(first + r) * x.stride + d];
+  }
+}
+
 }  // namespace cortex
