@@ -60,9 +60,8 @@ const char* precision_name(DType precision) {
 
 ModelFile with_precision(ModelFile model, DType precision) {
   if (precision == DType::f32) return model;
-  auto linears = forward_linears(model.config, 1, 1);
-  linears.pop_back();
-  for (const auto& [name, row_count, in, out] : linears) {
+  for (const auto& [name, row_count, in, out] : forward_linears(model.config, 1)) {
+    if (name == "head.weight") continue;
     Tensor& weight = model.tensors.at(name);
     if (precision == DType::bf16) {
       weight = to_bfloat16(weight);

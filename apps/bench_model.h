@@ -17,7 +17,7 @@ DType precision_of(const std::string& name);
 const char* precision_name(DType precision);
 
 /// `model` with the linears that a forward multiplies by in another precision: rounded to bf16, or
-/// int8 with a scale a row from its largest magnitude. The head's last linear stays float32.
+/// int8 with a scale a row from its largest magnitude. A stream's head stays float32.
 ModelFile with_precision(ModelFile model, DType precision);
 
 /// A preset with random weights, and for a stream with `units` units. A benchmark asks for it by

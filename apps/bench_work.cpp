@@ -11,9 +11,9 @@ ForwardFlops window_flops(const ModelConfig& c, int windows, std::int64_t events
   const double outputs = c.outputs();
   const double block = 8 * l * d * d + 4 * l * d * c.hidden();
   ForwardFlops flops;
-  flops.linear = windows * (4 * e * d * d + 2 * l * d * d + c.layers * block + 4 * l * d * d +
-                            2 * outputs * d);
-  flops.attention = windows * (4 * l * e * d + c.layers * 4 * l * l * d + 4 * outputs * l * d);
+  flops.linear = windows * (2 * l * d * d + c.layers * block);
+  flops.attention = windows * (4 * l * e * d + c.layers * 4 * l * l * d +
+                               4 * outputs * c.heads * l * d + 2 * outputs * c.heads * d);
   return flops;
 }
 
@@ -29,17 +29,12 @@ ForwardFlops stream_flops(const ModelConfig& c, int streams, std::int64_t events
   return flops;
 }
 
-std::vector<LinearShape> forward_linears(const ModelConfig& c, int batch, std::int64_t events) {
+std::vector<LinearShape> forward_linears(const ModelConfig& c, int batch) {
   const std::int64_t d = c.dim;
   const std::int64_t rows = std::int64_t{batch} * c.latents;
   const bool stream = c.kind == ModelKind::stream;
-  std::vector<LinearShape> linears;
-  if (stream) {
-    linears.push_back({"cross.out", rows, d, d});
-  } else {
-    linears.push_back({"encoder.cross_attn.kv_proj.weight", batch * events, d, 2 * d});
-    linears.push_back({"encoder.cross_attn.out_proj.weight", rows, d, d});
-  }
+  std::vector<LinearShape> linears = {
+      {stream ? "cross.out" : "encoder.cross_attn.out_proj.weight", rows, d, d}};
   for (int i = 0; i < c.layers; ++i) {
     const auto name = [&](const char* in_stream, const char* in_window) {
       return stream ? fmt::format("blocks.{}.{}", i, in_stream)
@@ -50,24 +45,22 @@ std::vector<LinearShape> forward_linears(const ModelConfig& c, int batch, std::i
     linears.push_back({name("up", "mlp.0"), rows, d, c.hidden()});
     linears.push_back({name("down", "mlp.2"), rows, c.hidden(), d});
   }
-  if (stream) {
-    linears.push_back({"head.weight", batch, c.latents * d, c.outputs()});
-  } else {
-    linears.push_back({"behavior_head.kv_proj.weight", rows, d, 2 * d});
-    linears.push_back({"behavior_head.out_proj.weight", std::int64_t{batch} * c.outputs(), d, 1});
-  }
+  if (stream) linears.push_back({"head.weight", batch, c.latents * d, c.outputs()});
   return linears;
 }
 
 ForwardBytes forward_bytes(const ModelFile& file, int streams, DType cached) {
   const ModelConfig& c = file.config;
   ForwardBytes bytes;
-  for (const LinearShape& shape : forward_linears(c, 1, 1)) {
+  for (const LinearShape& shape : forward_linears(c, 1)) {
     const LinearTensor linear = file.linear(shape.name);
     bytes.weights += static_cast<double>(linear.weight.bytes());
     if (linear.scale) bytes.weights += static_cast<double>(linear.scale->bytes());
   }
-  if (c.kind == ModelKind::stream)
+  // Folded at load, in float32.
+  if (c.kind == ModelKind::window)
+    bytes.weights += 4.0 * c.heads * c.dim * (c.outputs() + 1);
+  else
     bytes.cache = 2.0 * streams * c.layers * c.window_steps * c.latents * c.dim *
                   static_cast<double>(size_of(cached));
   return bytes;

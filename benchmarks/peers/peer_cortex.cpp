@@ -1,8 +1,8 @@
 // Ours as a peer of the others.
 //
 //   peer_cortex write PRESET EVENTS FOLDER            model.safetensors (float32) and events.bin
-//   peer_cortex window FOLDER EVENTS PRECISION THREADS    whole forwards
-//   peer_cortex linears FOLDER EVENTS PRECISION THREADS   its linears alone
+//   peer_cortex window FOLDER PRECISION THREADS    whole forwards
+//   peer_cortex linears FOLDER PRECISION THREADS   the linears of its latents alone
 #include <cortex/result.h>
 
 #include <memory>
@@ -66,8 +66,7 @@ int serve_window(const std::string& folder, const std::string& precision, int th
                        }});
 }
 
-int serve_linears(const std::string& folder, std::int64_t events, const std::string& precision,
-                  int threads) {
+int serve_linears(const std::string& folder, const std::string& precision, int threads) {
   const auto ops = make_bench_ops(threads);
   const ModelFile file = load(folder, precision);
   struct Linear {
@@ -77,7 +76,7 @@ int serve_linears(const std::string& folder, std::int64_t events, const std::str
     std::int64_t rows;
   };
   std::vector<Linear> linears;
-  for (const LinearShape& shape : forward_linears(file.config, 1, events)) {
+  for (const LinearShape& shape : forward_linears(file.config, 1)) {
     const auto floats = [&](std::int64_t n) {
       return ops->allocate(sizeof(float) * static_cast<std::size_t>(n));
     };
@@ -100,12 +99,12 @@ int serve_linears(const std::string& folder, std::int64_t events, const std::str
 int run(const std::vector<std::string>& words) {
   if (words.size() == 4 && words[0] == "write")
     return write(words[1], std::stoll(words[2]), words[3]);
-  if (words.size() == 5 && words[0] == "window")
-    return serve_window(words[1], words[3], std::stoi(words[4]));
-  if (words.size() == 5 && words[0] == "linears")
-    return serve_linears(words[1], std::stoll(words[2]), words[3], std::stoi(words[4]));
+  if (words.size() == 4 && words[0] == "window")
+    return serve_window(words[1], words[2], std::stoi(words[3]));
+  if (words.size() == 4 && words[0] == "linears")
+    return serve_linears(words[1], words[2], std::stoi(words[3]));
   std::cerr << "usage: peer_cortex write PRESET EVENTS FOLDER\n"
-               "       peer_cortex window|linears FOLDER EVENTS PRECISION THREADS\n";
+               "       peer_cortex window|linears FOLDER PRECISION THREADS\n";
   return 2;
 }
 

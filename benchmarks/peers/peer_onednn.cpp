@@ -1,7 +1,7 @@
-// oneDNN as a peer: the linears of a window alone, no norm, no attention, int8 without quantising
-// what goes in or scaling what comes out, all to its advantage.
+// oneDNN as a peer: the linears of a window's latents alone, no norm, no attention, int8 without
+// quantising what goes in or scaling what comes out, all to its advantage.
 //
-//   peer_onednn FOLDER EVENTS PRECISION        threads: OMP_NUM_THREADS
+//   peer_onednn FOLDER PRECISION        threads: OMP_NUM_THREADS
 #include <cortex/result.h>
 
 #include <dnnl.hpp>
@@ -35,10 +35,10 @@ Types types_of(DType precision) {
 
 class Linears {
  public:
-  Linears(const ModelConfig& config, std::int64_t events, DType precision)
+  Linears(const ModelConfig& config, DType precision)
       : engine_(dnnl::engine::kind::cpu, 0), stream_(engine_) {
     const Types types = types_of(precision);
-    for (const LinearShape& shape : forward_linears(config, 1, events)) {
+    for (const LinearShape& shape : forward_linears(config, 1)) {
       const memory::desc source({shape.rows, shape.in}, types.source, memory::format_tag::ab);
       const memory::desc weights({shape.in, shape.out}, types.weights, memory::format_tag::any);
       const memory::desc result({shape.rows, shape.out}, types.destination, memory::format_tag::ab);
@@ -81,14 +81,14 @@ class Linears {
 }  // namespace cortex
 
 int main(int argc, char** argv) {
-  if (argc != 4) {
-    std::cerr << "usage: peer_onednn FOLDER EVENTS PRECISION\n";
+  if (argc != 3) {
+    std::cerr << "usage: peer_onednn FOLDER PRECISION\n";
     return 2;
   }
   try {
     const auto file =
         cortex::load_model(std::string(argv[1]) + "/model.safetensors").value_or_throw();
-    cortex::Linears linears(file.config, std::stoll(argv[2]), cortex::precision_of(argv[3]));
+    cortex::Linears linears(file.config, cortex::precision_of(argv[2]));
     const dnnl_version_t* version = dnnl_version();
     const std::string name = "oneDNN " + std::to_string(version->major) + "." +
                              std::to_string(version->minor) + "." + std::to_string(version->patch);

@@ -83,19 +83,19 @@ def relative_error(y, reference):
 
 def commands(args, folder):
     """Name -> command of every program that is there."""
-    build, events, threads = pathlib.Path(args.build), args.events, args.threads
+    build, threads = pathlib.Path(args.build), args.threads
     found = {}
     for precision in ("fp32", "bf16", "int8"):
         for what in ("window", "linears"):
             found[f"cortex {what} {precision}"] = [
-                build / "peer_cortex", what, folder, events, precision, threads]
+                build / "peer_cortex", what, folder, precision, threads]
     node = shutil.which("node")
     if node and (HERE / "node_modules" / "onnxruntime-node").exists():
         for precision in ("fp32", "int8"):
             graph = folder / f"{precision}.onnx"
             subprocess.run(
                 [sys.executable, HERE / "export_onnx.py", folder / "model.safetensors",
-                 str(events), precision, graph], check=True)
+                 str(args.events), precision, graph], check=True)
             found[f"onnxruntime window {precision}"] = [
                 node, HERE / "peer_ort.mjs", graph, folder / "events.bin", threads]
     else:
@@ -109,7 +109,7 @@ def commands(args, folder):
     if (build / "peer_onednn").exists():
         for precision in ("fp32", "bf16", "int8"):
             found[f"onednn linears {precision}"] = [
-                build / "peer_onednn", folder, events, precision]
+                build / "peer_onednn", folder, precision]
     else:
         print("run_peers: no oneDNN, left out", file=sys.stderr)
     return found

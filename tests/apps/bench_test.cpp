@@ -49,11 +49,10 @@ ModelConfig small_window() {
 TEST(BenchWork, FlopsOfAWindowAreThoseCountedByHand) {
   // D 8, L 3, E 5, H 16, 2 outputs, one layer.
   const ForwardFlops flops = window_flops(small_window(), 1, 5);
-  // Rows x in x out of each linear: kv of events, cross out, qkv, out, up, down, head kv, head out.
-  EXPECT_EQ(flops.linear, 2 * (5 * 8 * 16 + 3 * 8 * 8 + 3 * 8 * 24 + 3 * 8 * 8 + 3 * 8 * 16 +
-                               3 * 16 * 8 + 3 * 8 * 16 + 2 * 8 * 1));
-  // Queries x keys x D, for scores and for values: cross, block, head.
-  EXPECT_EQ(flops.attention, 2 * 2 * 8 * (3 * 5 + 3 * 3 + 2 * 3));
+  // Rows x in x out of each linear: cross out, qkv, out, up, down.
+  EXPECT_EQ(flops.linear, 2 * (3 * 8 * 8 + 3 * 8 * 24 + 3 * 8 * 8 + 3 * 8 * 16 + 3 * 16 * 8));
+  // Queries x keys x D, for scores and for values: cross, block. Head: 2 outputs x 2 heads.
+  EXPECT_EQ(flops.attention, 2 * 2 * 8 * (3 * 5 + 3 * 3) + 2 * (3 * 8 * 4 + 4 * 3 * 8 + 2 * 16));
   EXPECT_EQ(window_flops(small_window(), 7, 5).total(), 7 * flops.total());
 }
 
@@ -74,7 +73,7 @@ TEST(BenchWork, FlopsOfAStreamStepAreThoseCountedByHand) {
 
 TEST(BenchWork, FlopsOfThePresetsAreTheKnownOnes) {
   const auto window = preset_config("cortex-s").value_or_throw();
-  EXPECT_NEAR(window_flops(window, 1, 512).total(), 13.4e9, 0.1e9);
+  EXPECT_NEAR(window_flops(window, 1, 512).total(), 12.5e9, 0.1e9);
   const auto stream = preset_config("stream-s").value_or_throw();
   EXPECT_NEAR(stream_flops(stream, 1, 40).total(), 0.19e9, 0.01e9);
 }
@@ -83,7 +82,7 @@ TEST(BenchWork, LinearsAreThoseOfTheFileAndMakeUpTheLinearFlops) {
   for (const std::string preset : {"stream-nano", "stream-xs", "cortex-xs"}) {
     const ModelFile file = random_preset(preset, DType::f32, 16, 1);
     double flops = 0;
-    for (const LinearShape& l : forward_linears(file.config, 3, 20)) {
+    for (const LinearShape& l : forward_linears(file.config, 3)) {
       EXPECT_EQ(file.at(l.name).shape(), (Shape{l.out, l.in})) << l.name;
       flops += 2.0 * static_cast<double>(l.rows * l.in * l.out);
     }
