@@ -63,10 +63,8 @@ export NWB MINUTES RUNS CORTEX CORTEX_TRAIN
 serve: light  ## Serve MODEL=file on 127.0.0.1, PORT=8080
 	@build/light/apps/cortex serve --model $(MODEL) --port $(PORT)
 
-bench:  ## Benchmarks
-	@if [[ -f benchmarks/CMakeLists.txt ]]; then \
-	  scripts/bench.sh; \
-	else echo "make bench: comes with the benchmarks, which this version does not have" >&2; exit 2; fi
+bench:  ## Time decoders against the machine's ceilings and against peers, write BENCHMARKS.md
+	@JOBS=$(JOBS) scripts/bench.sh
 
 format:  ## Format every C++ file in place
 	@scripts/install.sh check

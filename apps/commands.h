@@ -13,5 +13,6 @@ void add_replay(CLI::App& app);
 void add_quantize(CLI::App& app);
 void add_profile(CLI::App& app);
 void add_jitter(CLI::App& app);
+void add_bench(CLI::App& app);
 
 }  // namespace cortex

@@ -4,19 +4,20 @@
 #   scripts/install.sh light   what `cortex` needs
 #   scripts/install.sh full    and the tests and cortex-train (LibTorch)
 #   scripts/install.sh check   and the tools of `make check-all` (clang, clang-format, clang-tidy)
+#   scripts/install.sh bench   full, and the peers of `make bench` (oneDNN; ONNX Runtime from npm)
 #
 # Exits 2 without root, after printing the line to run.
 set -euo pipefail
 
 level=${1:-light}
 case $level in
-  light | full | check) ;;
+  light | full | check | bench) ;;
   -h | --help)
-    sed -n '2,8s/^# \{0,1\}//p' "$0"
+    sed -n '2,9s/^# \{0,1\}//p' "$0"
     exit 0
     ;;
   *)
-    echo "install.sh: unknown level '$level' (light, full or check)" >&2
+    echo "install.sh: unknown level '$level' (light, full, check or bench)" >&2
     exit 2
     ;;
 esac
@@ -100,6 +101,12 @@ if [[ $level != light ]]; then
   want_torch
 fi
 if [[ $level == check ]]; then want_clang; fi
+if [[ $level == bench ]]; then
+  want libdnnl-dev
+  want python3-onnx
+  # A nodejs from elsewhere brings an npm of its own.
+  command -v npm >/dev/null || { want nodejs; want npm; }
+fi
 
 if ((${#missing[@]})); then
   line="apt-get install -y --no-install-recommends ${missing[*]}"
@@ -135,6 +142,17 @@ if [[ $level != light ]] && installed libopenblas0-openmp; then
       fi
     fi
   done
+fi
+
+if [[ $level == bench ]]; then
+  peers=$(cd "$(dirname "${BASH_SOURCE[0]}")/../benchmarks/peers" && pwd)
+  # The scripts of its package fetch CUDA libraries; the CPU library is in the package itself.
+  if [[ ! -d $peers/node_modules/onnxruntime-node ]]; then
+    echo "install.sh: installing onnxruntime-node into benchmarks/peers/node_modules"
+    npm install --prefix "$peers" --ignore-scripts --no-audit --no-fund --no-package-lock \
+      --loglevel=error >/dev/null ||
+      echo "install.sh: npm failed: ONNX Runtime will be missing among the peers" >&2
+  fi
 fi
 
 gxx=$(g++ -dumpfullversion -dumpversion 2>/dev/null || true)
