@@ -182,44 +182,67 @@ void append(const PagedAttentionArgs& a, const StreamHeadArgs& which, typename T
   }
 }
 
-template <class T, int kRows>
+/// Scores of kVecs vectors of keys: enough chains of sums to hide the latency of each.
+template <class T, int kRows, int kVecs>
 void page_scores(const typename T::A* q, std::int64_t q_stride, const typename T::B* k,
                  std::int64_t page_keys, int groups, std::int64_t j, float* scores,
                  std::int64_t stride) {
-  typename T::V acc[kRows];
+  typename T::V acc[kRows][kVecs];
 #pragma GCC unroll 4
-  for (int r = 0; r < kRows; ++r) acc[r] = T::zero();
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+    for (int n = 0; n < kVecs; ++n) acc[r][n] = T::zero();
   for (int g = 0; g < groups; ++g) {
-    const auto keys = T::load_b(k + (g * page_keys + j) * T::kGroup);
+    decltype(T::load_b(k)) keys[kVecs];
 #pragma GCC unroll 4
-    for (int r = 0; r < kRows; ++r)
-      acc[r] = T::dot(acc[r], keys, T::broadcast(q + r * q_stride + g * T::kGroup));
+    for (int n = 0; n < kVecs; ++n)
+      keys[n] = T::load_b(k + (g * page_keys + j + n * kLanes) * T::kGroup);
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+      const auto x = T::broadcast(q + r * q_stride + g * T::kGroup);
+#pragma GCC unroll 4
+      for (int n = 0; n < kVecs; ++n) acc[r][n] = T::dot(acc[r][n], keys[n], x);
+    }
   }
 #pragma GCC unroll 4
-  for (int r = 0; r < kRows; ++r) T::store_acc(scores + r * stride + j, acc[r]);
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+    for (int n = 0; n < kVecs; ++n) T::store_acc(scores + r * stride + j + n * kLanes, acc[r][n]);
 }
 
-template <class T, int kRows>
+template <class T, int kRows, int kVecs>
 void page_values(const typename T::A* weights, std::int64_t weight_stride,
                  const typename T::B* const* pages, int page_count, std::int64_t page_keys,
                  int head_dim, int d, const float* shares, float* const* out) {
-  typename T::V acc[kRows];
+  typename T::V acc[kRows][kVecs];
 #pragma GCC unroll 4
-  for (int r = 0; r < kRows; ++r) acc[r] = T::zero();
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+    for (int n = 0; n < kVecs; ++n) acc[r][n] = T::zero();
   for (int p = 0; p < page_count; ++p) {
     for (std::int64_t g = 0; g < page_keys / T::kGroup; ++g) {
-      const auto values = T::load_b(pages[p] + (g * head_dim + d) * T::kGroup);
+      decltype(T::load_b(pages[p])) values[kVecs];
+#pragma GCC unroll 4
+      for (int n = 0; n < kVecs; ++n)
+        values[n] = T::load_b(pages[p] + (g * head_dim + d + n * kLanes) * T::kGroup);
       const std::int64_t at = p * page_keys + g * T::kGroup;
 #pragma GCC unroll 4
-      for (int r = 0; r < kRows; ++r)
-        acc[r] = T::dot(acc[r], values, T::broadcast(weights + r * weight_stride + at));
+      for (int r = 0; r < kRows; ++r) {
+        const auto x = T::broadcast(weights + r * weight_stride + at);
+#pragma GCC unroll 4
+        for (int n = 0; n < kVecs; ++n) acc[r][n] = T::dot(acc[r][n], values[n], x);
+      }
     }
   }
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r) {
-    float lanes[kLanes];
-    T::store_acc(lanes, acc[r]);
-    store_part(out[r] + d, mul(load(lanes), set(shares[r])), head_dim - d);
+#pragma GCC unroll 4
+    for (int n = 0; n < kVecs; ++n) {
+      float lanes[kLanes];
+      T::store_acc(lanes, acc[r][n]);
+      const int at = d + n * kLanes;
+      store_part(out[r] + at, mul(load(lanes), set(shares[r])), head_dim - at);
+    }
   }
 }
 
@@ -248,9 +271,14 @@ void paged_of(const PagedAttentionArgs& a, const StreamHeadArgs& which) {
     with_rows(rows, [&](auto n) {
       for (int p = 0; p < page_count; ++p) {
         const B* const k = view.keys(which.stream, p, which.head);
-        for (std::int64_t j = 0; j < view.page_keys; j += kLanes)
-          page_scores<T, n.value>(q + r * padded, padded, k, view.page_keys, a.head_dim / T::kGroup,
-                                  j, scores + p * view.page_keys, keys);
+        const auto score = [&](auto vecs, std::int64_t j) {
+          page_scores<T, n.value, vecs.value>(q + r * padded, padded, k, view.page_keys,
+                                              a.head_dim / T::kGroup, j,
+                                              scores + p * view.page_keys, keys);
+        };
+        std::int64_t j = 0;
+        for (; j + 2 * kLanes <= view.page_keys; j += 2 * kLanes) score(Count<2>{}, j);
+        for (; j < view.page_keys; j += kLanes) score(Count<1>{}, j);
       }
     });
     for (int s = 0; s < page_count * a.cache.page_steps; ++s)
@@ -274,9 +302,13 @@ void paged_of(const PagedAttentionArgs& a, const StreamHeadArgs& which) {
                which.head * a.head_dim;
     }
     with_rows(rows, [&](auto n) {
-      for (int d = 0; d < a.head_dim; d += kLanes)
-        page_values<T, n.value>(weights, keys, values, page_count, view.page_keys, a.head_dim, d,
-                                shares, out);
+      const auto sum_up = [&](auto vecs, int d) {
+        page_values<T, n.value, vecs.value>(weights, keys, values, page_count, view.page_keys,
+                                            a.head_dim, d, shares, out);
+      };
+      int d = 0;
+      for (; d + 4 * kLanes <= a.head_dim; d += 4 * kLanes) sum_up(Count<4>{}, d);
+      for (; d < a.head_dim; d += kLanes) sum_up(Count<1>{}, d);
     });
   }
 }
