@@ -180,7 +180,7 @@ struct EngineOptions {
   int max_queued_steps = 4;  ///< a session's steps waiting or in flight
   int max_queued_windows = 256;
   int max_window_events = 16384;
-  int threads = 0;           ///< cores that share one step; 0: what suits the model and the machine
+  int threads = 0;  ///< cores that share one step; 0: what suits the model and the machine
   double idle_timeout_s = 300;  ///< a session without steps for this long may be expired
   /// Lock memory, pin the compute thread and run it under SCHED_FIFO, as far as the system allows:
   /// Engine::realtime() says what it granted. Never fatal.

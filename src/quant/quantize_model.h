@@ -18,9 +18,9 @@
 namespace cortex {
 
 struct QuantizeOptions {
-  DType precision = DType::i8;      ///< i8 or bf16
+  DType precision = DType::i8;       ///< i8 or bf16
   std::int64_t choice_items = 1000;  ///< counted items that choices are made on
-  std::int64_t sample_rows = 256;   ///< inputs kept of each linear
+  std::int64_t sample_rows = 256;    ///< inputs kept of each linear
   /// Linears that do most harm for their size are kept in bf16 while that lowers the error and
   /// takes no more than this part of the int8 bytes: nearly free, and mostly the head.
   double spare_bytes = 0.01;

@@ -73,7 +73,8 @@ TEST(BenchWork, FlopsOfAStreamStepAreThoseCountedByHand) {
 
 TEST(BenchWork, FlopsOfThePresetsAreTheKnownOnes) {
   const auto window = preset_config("cortex-s").value_or_throw();
-  // By hand: 7 blocks of 12.58 M weights' worth of 256 rows, self and cross scores, the folded ends.
+  // By hand: 7 blocks of 12.58 M weights' worth of 256 rows, self and cross scores, the folded
+  // ends.
   EXPECT_NEAR(window_flops(window, 1, 512).total(), 12.6e9, 0.1e9);
   const auto stream = preset_config("stream-s").value_or_throw();
   EXPECT_NEAR(stream_flops(stream, 1, 40).total(), 0.19e9, 0.01e9);

@@ -1,5 +1,5 @@
-#include "kernels/cpu/cpu_ops.h"
 #include "model/window_model.h"
+#include "kernels/cpu/cpu_ops.h"
 
 #include <gtest/gtest.h>
 #include <simdjson.h>

@@ -340,7 +340,7 @@ void CpuOps::paged_attention(const PagedAttentionArgs& a) {
 }
 
 /// Whether this machine multiplies bf16 faster than it widens it: twice as fast on AMD's Zen 4,
-/// five times slower on some of Intel's. Measured, the best of several runs each.
+/// half as fast as float32 on some of Intel's. Measured, the best of several runs each.
 bool bf16_dot_pays() {
 #if defined(__x86_64__)
   constexpr std::int64_t kInputs = 256, kRows = 6;
