@@ -2,37 +2,13 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <cmath>
 #include <utility>
 
 #include "bench_work.h"
 #include "kernels/cpu/cpu_ops.h"
+#include "quant/quantize_linear.h"
 
 namespace cortex {
-namespace {
-
-/// A row times 1 / scale, to the nearest of -127 .. 127.
-std::pair<Tensor, Tensor> quantize_rows(const Tensor& weight) {
-  const auto out = static_cast<std::size_t>(weight.size(0));
-  const auto in = static_cast<std::size_t>(weight.size(1));
-  Tensor rows(weight.shape(), DType::i8);
-  Tensor scale({weight.size(0)});
-  auto* to = reinterpret_cast<std::int8_t*>(rows.data());
-  for (std::size_t o = 0; o < out; ++o) {
-    const auto row = weight.f32().subspan(o * in, in);
-    float largest = 0;
-    for (const float w : row) largest = std::max(largest, std::abs(w));
-    const float step = largest > 0 ? largest / 127 : 1.0f;
-    scale.f32()[o] = step;
-    for (std::size_t i = 0; i < in; ++i)
-      to[o * in + i] = static_cast<std::int8_t>(std::lround(row[i] / step));
-  }
-  return {std::move(rows), std::move(scale)};
-}
-
-}  // namespace
-
 std::unique_ptr<Ops> make_bench_ops(int threads, const std::string& isa) {
   return make_cpu_ops({.threads = threads, .isa = isa});
 }
@@ -55,9 +31,9 @@ ModelFile with_precision(ModelFile model, DType precision) {
       weight = to_bfloat16(weight);
       continue;
     }
-    auto [rows, scale] = quantize_rows(weight);
-    weight = std::move(rows);
-    model.tensors.emplace(name + ".scale", std::move(scale));
+    QuantizedLinear q = quantize_rows(weight, Clipping::absmax);
+    weight = std::move(q.weight);
+    model.tensors.emplace(name + ".scale", std::move(q.scale));
   }
   return model;
 }

@@ -3,8 +3,8 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <algorithm>
-#include <cmath>
+
+#include "quant/quantize_linear.h"
 
 namespace cortex {
 namespace {
@@ -15,24 +15,6 @@ bool is_linear(const std::string& name, const Tensor& tensor) {
   for (const char* table : {"tokenizer.", "latents", "query"})
     if (name.find(table) != std::string::npos) return false;
   return true;
-}
-
-/// Rows to int8, symmetric, each to its largest magnitude.
-std::pair<Tensor, Tensor> to_int8(const Tensor& weight) {
-  Tensor rounded(weight.shape(), DType::i8);
-  Tensor scale({weight.size(0)});
-  const auto in = static_cast<std::size_t>(weight.size(1));
-  auto* q = reinterpret_cast<std::int8_t*>(rounded.data());
-  for (std::size_t o = 0; o < static_cast<std::size_t>(weight.size(0)); ++o) {
-    const auto row = weight.f32().subspan(o * in, in);
-    float top = 0;
-    for (const float w : row) top = std::max(top, std::abs(w));
-    const float step = top > 0 ? top / 127.0F : 1.0F;
-    scale.f32()[o] = step;
-    for (std::size_t i = 0; i < in; ++i)
-      q[o * in + i] = static_cast<std::int8_t>(std::lround(row[i] / step));
-  }
-  return {std::move(rounded), std::move(scale)};
 }
 
 /// The plain rounding of float32 linears, good for timing; accuracy is the quantiser's business.
@@ -50,9 +32,9 @@ void round_linears(ModelFile& file, const std::string& precision) {
     if (precision == "bf16") {
       file.tensors.at(name) = to_bfloat16(file.tensors.at(name));
     } else {
-      auto [rounded, scale] = to_int8(file.tensors.at(name));
-      file.tensors.at(name) = std::move(rounded);
-      file.tensors.emplace(name + ".scale", std::move(scale));
+      QuantizedLinear q = quantize_rows(file.tensors.at(name), Clipping::absmax);
+      file.tensors.at(name) = std::move(q.weight);
+      file.tensors.emplace(name + ".scale", std::move(q.scale));
     }
   }
 }

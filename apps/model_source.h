@@ -28,8 +28,6 @@ ModelFile load(const ModelSource& source);
 /// The model's preset or kind, and whether its weights are random.
 std::string describe(const ModelSource& source, const ModelFile& file);
 
-/// As `cortex` names a precision: "fp32", "bf16", "int8".
-
 /// `count` random events in the bins [first_bin, first_bin + bins), in no order.
 std::vector<Event> random_events(std::mt19937_64& random, const ModelConfig& config, int count,
                                  std::int64_t first_bin, int bins);
