@@ -17,6 +17,17 @@ void relax() {
 #endif
 }
 
+constexpr std::uint64_t kOneChunk = std::uint64_t{1} << 32;
+
+/// The chunks that fall to a thread first.
+std::uint64_t share_of(int chunks, int thread, int threads) {
+  const auto part = [&](int t) {
+    return static_cast<std::uint64_t>(chunks) * static_cast<std::uint64_t>(t) /
+           static_cast<std::uint64_t>(threads);
+  };
+  return part(thread) * kOneChunk | part(thread + 1);
+}
+
 }  // namespace
 
 StepPool::StepPool(int threads, const std::function<void(int thread)>& on_helper)
@@ -50,35 +61,31 @@ void StepPool::end() {
 }
 
 void StepPool::publish(int chunks, Call call, void* work) {
-  // Nobody holds a chunk of the run before: these change under no reader that could act on them.
-  const std::uint32_t run = run_.load(std::memory_order_relaxed) + 1;
+  // No chunk of the run before is left to take or in anybody's hands.
   call_.store(call, std::memory_order_relaxed);
   work_.store(work, std::memory_order_relaxed);
-  chunks_.store(chunks, std::memory_order_relaxed);
   done_.store(0, std::memory_order_relaxed);
   for (int t = 0; t < threads(); ++t)
-    shares_[static_cast<std::size_t>(t)].next.store(
-        std::uint64_t{run} << 32 | static_cast<std::uint32_t>(chunks * t / threads()),
-        std::memory_order_release);
-  run_.store(run, std::memory_order_release);
-  take_part(run, 0);
+    shares_[static_cast<std::size_t>(t)].left.store(share_of(chunks, t, threads()),
+                                                    std::memory_order_release);
+  run_.fetch_add(1, std::memory_order_release);
+  take_part(0);
   while (done_.load(std::memory_order_acquire) != chunks) relax();
 }
 
-void StepPool::take_part(std::uint32_t run, int thread) {
-  const Call call = call_.load(std::memory_order_relaxed);
-  void* const work = work_.load(std::memory_order_relaxed);
-  const int chunks = chunks_.load(std::memory_order_relaxed);
+void StepPool::take_part(int thread) {
   for (int i = 0; i < threads(); ++i) {
-    const int owner = (thread + i) % threads();
-    Share& share = shares_[static_cast<std::size_t>(owner)];
-    const auto end = static_cast<std::uint32_t>(chunks * (owner + 1) / threads());
-    std::uint64_t next = share.next.load(std::memory_order_acquire);
-    while (next >> 32 == run && static_cast<std::uint32_t>(next) < end) {
-      if (!share.next.compare_exchange_weak(next, next + 1, std::memory_order_acq_rel)) continue;
-      call(work, static_cast<int>(static_cast<std::uint32_t>(next)), thread);
+    Share& share = shares_[static_cast<std::size_t>((thread + i) % threads())];
+    std::uint64_t left = share.left.load(std::memory_order_acquire);
+    while (left >> 32 < static_cast<std::uint32_t>(left)) {
+      if (!share.left.compare_exchange_weak(left, left + kOneChunk, std::memory_order_acq_rel,
+                                            std::memory_order_acquire))
+        continue;
+      // Only now: before, they could have been of another run.
+      const Call call = call_.load(std::memory_order_relaxed);
+      call(work_.load(std::memory_order_relaxed), static_cast<int>(left >> 32), thread);
       done_.fetch_add(1, std::memory_order_acq_rel);
-      next = share.next.load(std::memory_order_acquire);
+      left = share.left.load(std::memory_order_acquire);
     }
   }
 }
@@ -92,7 +99,7 @@ void StepPool::helper(int thread) {
       continue;
     }
     std::uint32_t seen = run_.load(std::memory_order_acquire);
-    take_part(seen, thread);
+    take_part(thread);
     while (active_.load(std::memory_order_acquire) == active) {
       const std::uint32_t run = run_.load(std::memory_order_acquire);
       if (run == seen) {
@@ -100,7 +107,7 @@ void StepPool::helper(int thread) {
         continue;
       }
       seen = run;
-      take_part(run, thread);
+      take_part(thread);
     }
   }
 }

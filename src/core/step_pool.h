@@ -53,14 +53,15 @@ class StepPool {
 
  private:
   using Call = void (*)(void* work, int chunk, int thread);
-  // The number of the run in the upper half, the next chunk in the lower: one compare-and-swap
-  // takes a chunk, and fails where the run is not the one that was looked at.
+  // The next chunk in the upper half, the end of the share in the lower: one compare-and-swap takes
+  // a chunk of whatever run the share is of by then, and who holds a chunk holds the run: it cannot
+  // end, nor the next begin, until the chunk is done.
   struct alignas(64) Share {
-    std::atomic<std::uint64_t> next{0};
+    std::atomic<std::uint64_t> left{0};
   };
 
   void publish(int chunks, Call call, void* work);
-  void take_part(std::uint32_t run, int thread);
+  void take_part(int thread);
   void helper(int thread);
 
   std::vector<Share> shares_;
@@ -71,7 +72,6 @@ class StepPool {
   alignas(64) std::atomic<std::uint32_t> run_{0};
   std::atomic<Call> call_{nullptr};
   std::atomic<void*> work_{nullptr};
-  std::atomic<int> chunks_{0};
   alignas(64) std::atomic<int> done_{0};
 };
 

@@ -1,5 +1,8 @@
 #include <algorithm>
+#include <chrono>
 #include <cstring>
+#include <ctime>
+#include <thread>
 
 #include "cpu_cases.h"
 
@@ -170,6 +173,20 @@ TEST_P(CpuLinear, ARowOfZerosIsZeroInEveryPrecision) {
                      Epilogue::store, matrix(out.data(), 2, 8));
     EXPECT_EQ(out, std::vector<float>(16, 0.0f));
   }
+}
+
+TEST_P(CpuLinear, HelpersSleepAfterACallOutsideAForward) {
+  const auto ops = make_cpu_ops({.threads = 2, .isa = GetParam().isa});
+  const Size size{64, 256, 256};
+  const Weight w = weight_of(normal(256 * 256, 0.05), size, DType::f32);
+  auto x = normal(64 * 256);
+  std::vector<float> out(64 * 256);
+  ops->norm_linear({}, matrix(x.data(), 64, 256), *ops->pack_linear(w.linear()), nullptr,
+                   Epilogue::store, matrix(out.data(), 64, 256));
+  const std::clock_t before = std::clock();
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  EXPECT_LT(static_cast<double>(std::clock() - before) / CLOCKS_PER_SEC, 0.05)
+      << "of this process's time while it slept";
 }
 
 TEST_P(CpuLinear, IntegersAreSummedExactly) {

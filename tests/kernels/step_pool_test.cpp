@@ -27,6 +27,22 @@ TEST(StepPool, EveryChunkRunsExactlyOnceHoweverManyThereAre) {
   }
 }
 
+// A helper may come to a run as late as it likes, with the numbers of the run before in its hands.
+TEST(StepPool, RunsOfChangingSizeOneRightAfterTheOtherKeepTheirChunksApart) {
+  constexpr int kMost = 40;
+  StepPool pool(6);  // more than there are cores, so that helpers lose theirs anywhere
+  std::vector<std::atomic<int>> ran(kMost);
+  pool.begin();
+  for (int run = 0; run < 1'000'000; ++run) {
+    const int chunks = 2 + run * 7 % (kMost - 1);
+    pool.run(chunks, [&](int chunk, int) { ran[static_cast<std::size_t>(chunk)].fetch_add(1); });
+    for (int i = 0; i < kMost; ++i)
+      ASSERT_EQ(ran[static_cast<std::size_t>(i)].exchange(0), i < chunks ? 1 : 0)
+          << "chunk " << i << " of " << chunks << ", run " << run;
+  }
+  pool.end();
+}
+
 TEST(StepPool, WhatAChunkWroteIsSeenAfterTheRun) {
   StepPool pool(3);
   std::vector<int> values(300);

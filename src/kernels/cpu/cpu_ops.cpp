@@ -76,6 +76,12 @@ void CpuOps::share(int chunks, double flops, F&& work) {
   }
   pool_.begin();
   pool_.run(chunks, work);
+  if (!in_forward_) pool_.end();
+}
+
+void CpuOps::end_forward() {
+  in_forward_ = false;
+  pool_.end();
 }
 
 Buffer CpuOps::allocate(std::size_t bytes) {
