@@ -1,16 +1,5 @@
 // Included by kernels_*.cpp inside the namespace of one instruction set.
 
-inline float narrow_to(float x, const float*) { return x; }
-inline std::uint16_t narrow_to(float x, const std::uint16_t*) {
-  std::uint32_t word;
-  __builtin_memcpy(&word, &x, sizeof word);
-  return static_cast<std::uint16_t>((word + 0x7fff + (word >> 16 & 1)) >> 16);
-}
-template <class B>
-B narrow(float x) {
-  return narrow_to(x, static_cast<const B*>(nullptr));
-}
-
 /// Memory of one call, cut up.
 class Scratch {
  public:
@@ -29,24 +18,25 @@ class Scratch {
 /// K of one head, transposed into panels: [keys / kColumns][head_dim / group][kColumns][group].
 template <class T>
 void pack_keys(const MatrixView& k, std::int64_t first, std::int64_t keys, int head_dim,
-               float* near, typename T::B* to) {
-  using B = typename T::B;
-  const int padded = static_cast<int>(round_up(head_dim, T::kGroup));
-  for (std::int64_t panel = 0; panel * kColumns < keys; ++panel) {
-    B* const out = to + panel * kColumns * padded;
-    const float* const rows = k.data + (first + panel * kColumns) * k.stride;
-    const std::int64_t here = least(kColumns, keys - panel * kColumns);
-    // Rows lie far apart, at strides that collide in the cache: a copy first, then across it.
-    for (std::int64_t j = 0; j < here; ++j)
-      for (int d = 0; d < head_dim; d += kLanes)
-        store_part(near + j * head_dim + d, load_part(rows + j * k.stride + d, head_dim - d),
-                   head_dim - d);
-    for (int d = 0; d < padded; d += T::kGroup) {
-      B* const line = out + d * kColumns;
-      for (std::int64_t j = 0; j < here; ++j)
-        for (int g = 0; g < T::kGroup; ++g)
-          line[j * T::kGroup + g] = d + g < head_dim ? narrow<B>(near[j * head_dim + d + g]) : B{};
-      for (std::int64_t j = here * T::kGroup; j < kColumns * T::kGroup; ++j) line[j] = B{};
+               typename T::B* to) {
+  const std::int64_t lines = round_up(head_dim, T::kGroup) / T::kGroup;
+  for (std::int64_t j = 0; j < round_up(keys, kColumns); j += kLanes) {
+    typename T::B* const out = to + (j / kColumns * lines * kColumns + j % kColumns) * T::kGroup;
+    for (std::int64_t line = 0; line < lines; line += kLanes) {
+      F square[kLanes];  // of words
+      for (int i = 0; i < kLanes; ++i) {
+        F inputs[T::kGroup];
+        for (int g = 0; g < T::kGroup; ++g) {
+          const std::int64_t d = line * T::kGroup + g * kLanes;
+          inputs[g] = j + i < keys && d < head_dim
+                          ? load_part(k.data + (first + j + i) * k.stride + d, head_dim - d)
+                          : set(0);
+        }
+        square[i] = T::words(inputs);
+      }
+      transpose(square);
+      for (std::int64_t i = 0; i < least(kLanes, lines - line); ++i)
+        T::store_words(out + (line + i) * kColumns * T::kGroup, square[i]);
     }
   }
 }
@@ -55,19 +45,17 @@ void pack_keys(const MatrixView& k, std::int64_t first, std::int64_t keys, int h
 template <class T>
 void pack_values(const MatrixView& v, std::int64_t first, std::int64_t keys, int head_dim,
                  typename T::B* to) {
-  using B = typename T::B;
   const std::int64_t padded = round_up(keys, T::kGroup);
-  for (int panel = 0; panel * kColumns < head_dim; ++panel) {
-    B* const out = to + panel * kColumns * padded;
-    const int here = static_cast<int>(least(kColumns, head_dim - panel * kColumns));
-    for (std::int64_t j = 0; j < padded; j += T::kGroup) {
-      B* const line = out + j * kColumns;
-      for (int g = 0; g < T::kGroup; ++g) {
-        const float* const row = v.data + (first + j + g) * v.stride + panel * kColumns;
-        const int real = j + g < keys ? here : 0;
-        for (int d = 0; d < real; ++d) line[d * T::kGroup + g] = narrow<B>(row[d]);
-        for (int d = real; d < kColumns; ++d) line[d * T::kGroup + g] = B{};
-      }
+  for (std::int64_t j = 0; j < padded; j += T::kGroup) {
+    for (std::int64_t d = 0; d < round_up(head_dim, kColumns); d += kLanes) {
+      F rows[T::kGroup];
+      for (int g = 0; g < T::kGroup; ++g)
+        rows[g] = j + g < keys && d < head_dim
+                      ? load_part(v.data + (first + j + g) * v.stride + d, head_dim - d)
+                      : set(0);
+      T::store_words(
+          to + d / kColumns * kColumns * padded + j * kColumns + d % kColumns * T::kGroup,
+          T::across(rows));
     }
   }
 }
@@ -121,7 +109,6 @@ void attend(const HeadAttentionArgs& a) {
   float* const sums = scratch.take<float>(tiles * kTileRows * value_panels * kColumns);
   float* const top = scratch.take<float>(tiles * kTileRows);
   float* const total = scratch.take<float>(tiles * kTileRows);
-  float* const near = scratch.take<float>(kColumns * a.head_dim);
 
   const F scale = set(1.0f / __builtin_sqrtf(static_cast<float>(a.head_dim)));
   for (std::int64_t i = 0; i < a.queries; ++i) {
@@ -134,7 +121,7 @@ void attend(const HeadAttentionArgs& a) {
   for (std::int64_t first = 0; first < a.keys; first += kKeyBlock) {
     const std::int64_t keys = least(kKeyBlock, a.keys - first);
     const std::int64_t panels = round_up(keys, kColumns) / kColumns;
-    pack_keys<T>(a.k, first, keys, a.head_dim, near, k);
+    pack_keys<T>(a.k, first, keys, a.head_dim, k);
     pack_values<T>(a.v, first, keys, a.head_dim, v);
     for (std::int64_t t = 0; t < tiles; ++t) {
       const std::int64_t i = t * kTileRows;
@@ -197,8 +184,8 @@ std::size_t head_attention_scratch_bytes(std::int64_t queries, int head_dim) {
   const std::int64_t rows = round_up(queries, kTileRows);
   const std::int64_t width = round_up(head_dim, kColumns);
   const std::int64_t block = kBlockPanels * kColumns + kColumns;
-  constexpr std::int64_t kParts = 9, kFloat = 4;
-  return static_cast<std::size_t>(kFloat * (2 * block * width + 2 * kTileRows * block +
-                                            rows * (2 * width + 2) + kColumns * width + kLanes) +
-                                  kParts * 64);
+  constexpr std::int64_t kParts = 8, kFloat = 4;
+  return static_cast<std::size_t>(
+      kFloat * (2 * block * width + 2 * kTileRows * block + rows * (2 * width + 2) + kLanes) +
+      kParts * 64);
 }

@@ -74,9 +74,17 @@ void CpuOps::share(int chunks, double flops, F&& work) {
     for (int i = 0; i < chunks; ++i) work(i, 0);
     return;
   }
+  shared_ = true;
   pool_.begin();
   pool_.run(chunks, work);
   if (!in_forward_) pool_.end();
+}
+
+void CpuOps::begin_forward() {
+  in_forward_ = true;
+  // Forwards are of a kind: helpers that the last one needed wake up while this one begins.
+  if (shared_) pool_.begin();
+  shared_ = false;
 }
 
 void CpuOps::end_forward() {
@@ -300,22 +308,16 @@ void CpuOps::mean_rows(MatrixView x, std::int64_t rows, MatrixView out) {
 }
 
 void CpuOps::additive_bag(const StreamTables& t, const StreamEvents& events, MatrixView out) {
-  constexpr std::int64_t kColumns = 256;
+  constexpr std::int64_t kColumns = 512;
   const std::int64_t width = static_cast<std::int64_t>(t.latents) * t.dim;
   const std::int64_t parts = (width + kColumns - 1) / kColumns;
   const double flops = 2.0 * static_cast<double>(events.indptr[events.steps]) *
                        static_cast<double>(width) / std::max(1, t.offsets);
   share(static_cast<int>(events.steps * parts), flops, [&](int chunk, int) {
-    const std::int64_t b = chunk / parts;
+    const auto b = static_cast<std::int32_t>(chunk / parts);
     const std::int64_t first = chunk % parts * kColumns;
-    const std::int64_t columns = std::min(kColumns, width - first);
-    float* const row = out.data + b * width + first;
-    std::memcpy(row, t.latent + first, static_cast<std::size_t>(columns) * sizeof(float));
-    for (std::int32_t e = events.present[b]; e < events.indptr[b + 1]; ++e) {
-      const auto value = static_cast<float>(events.value[e]);
-      const float* const add = t.additive + events.unit[e] * width + first;
-      for (std::int64_t d = 0; d < columns; ++d) row[d] += value * add[d];
-    }
+    kernels_.additive_bag(t, events, b, first, std::min(width, first + kColumns),
+                          out.data + b * width);
   });
 }
 
@@ -323,10 +325,14 @@ void CpuOps::stream_cross_attention(const StreamTables& t, const StreamEvents& e
                                     MatrixView out) {
   const double flops =
       2.0 * static_cast<double>(events.indptr[events.steps] + events.steps) * t.latents * t.dim;
-  share(events.steps * t.heads, flops, [&](int chunk, int thread) {
-    const int b = chunk / t.heads;
-    const std::int64_t keys = events.indptr[b + 1] - events.indptr[b] + 1;
-    StreamHeadArgs which{b, chunk % t.heads, nullptr};
+  const int heads = std::max(1, kernels_.lanes / t.latents);  // whose scores fill a vector
+  const int parts = (t.heads + heads - 1) / heads;
+  share(events.steps * parts, flops, [&](int chunk, int thread) {
+    StreamHeadArgs which;
+    which.stream = chunk / parts;
+    which.head = chunk % parts * heads;
+    which.heads = std::min(heads, t.heads - which.head);
+    const std::int64_t keys = events.indptr[which.stream + 1] - events.indptr[which.stream] + 1;
     which.scratch = reinterpret_cast<float*>(
         scratch(thread, stream_scratch_bytes(keys, t.latents, t.head_dim)));
     kernels_.stream_cross(t, events, out, which);
@@ -338,7 +344,7 @@ void CpuOps::paged_attention(const PagedAttentionArgs& a) {
   const std::int64_t keys = a.steps > 0 ? page_keys * (a.cache.indptr[1] - a.cache.indptr[0]) : 0;
   const double flops = 4.0 * a.steps * a.latents * static_cast<double>(keys) * a.heads * a.head_dim;
   share(a.steps * a.heads, flops, [&](int chunk, int thread) {
-    StreamHeadArgs which{chunk / a.heads, chunk % a.heads, nullptr};
+    StreamHeadArgs which{chunk / a.heads, chunk % a.heads, 1, nullptr};
     which.scratch = reinterpret_cast<float*>(
         scratch(thread, stream_scratch_bytes(keys, a.latents, a.head_dim)));
     kernels_.paged(a, which);

@@ -54,7 +54,7 @@ class CpuOps final : public Ops {
   std::unique_ptr<LinearWeight> pack_linear(const LinearTensor& linear) override;
   DType cache_dtype(DType weights) const override;
   void reserve(const OpsCapacity& capacity) override;
-  void begin_forward() override { in_forward_ = true; }
+  void begin_forward() override;
   void end_forward() override;
 
   void norm_linear(const NormArgs& norm, MatrixView x, const LinearWeight& weight,
@@ -96,6 +96,7 @@ class CpuOps final : public Ops {
   const Kernels& kernels_;
   StepPool pool_;
   bool in_forward_ = false;
+  bool shared_ = false;  // whether this forward, or else the last one, had work for helpers
   DType attention_ = DType::f32;  // bf16 once a linear is narrower than float32
   std::uint64_t linear_ = 0;      // counts calls of norm_linear
   RowMemory rows_;

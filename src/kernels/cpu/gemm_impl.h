@@ -2,7 +2,7 @@
 
 constexpr int kColumns = kLanes * kVectors;
 constexpr std::int64_t kPanelBytes = 32 << 10;  // of weights that one pass keeps in the first cache
-constexpr std::int64_t kPrefetchBytes = 2048;
+constexpr std::int64_t kPrefetchBytes = 16384;
 
 /// C[MR, kColumns] (+)= A[MR, ..] B. Every element is one chain of sums over the inputs in their
 /// order, whatever the number of rows.
@@ -58,41 +58,50 @@ void tile_rows(int rows, const typename T::A* a, std::int64_t lda, const typenam
   }
 }
 
-/// One vector of results before bias and epilogue. `less`, `scale`: of the row, int8 alone.
-template <class T>
-F accumulated(const typename T::Acc* c, std::int32_t less, F scale, F weight_scale) {
-  if constexpr (requires { T::kWeightOffset; }) {
-    return mul(T::to_float(c, less), mul(scale, weight_scale));
-  } else {
-    return load(c);
+/// Scale, bias and epilogue of the panel's columns: of all of them, or of what there is.
+template <class T, Epilogue kEpilogue, bool kWhole>
+void finish_columns(const GemmArgs& g, const typename T::Acc* c, std::int64_t row, int rows) {
+  constexpr bool kInteger = requires { T::kWeightOffset; };
+  const std::int64_t first = g.panel * kColumns;
+  const auto width = [&](int n) { return kWhole ? kLanes : g.outputs - first - n * kLanes; };
+  F weight_scale[kVectors], bias[kVectors];
+#pragma GCC unroll 8
+  for (int n = 0; n < kVectors; ++n) {
+    const std::int64_t column = first + n * kLanes;
+    if (kInteger) weight_scale[n] = load_part(g.weight_scale + column, width(n));
+    bias[n] = g.bias ? load_part(g.bias + column, width(n)) : set(0);
+  }
+  for (int m = 0; m < rows; ++m) {
+    float* const out = g.out.data + (row + m) * g.out.stride + first;
+    [[maybe_unused]] F scale = set(0);
+    [[maybe_unused]] std::int32_t less = 0;
+    if constexpr (kInteger) {
+      scale = set(g.a.scale[row + m]);
+      less = T::kWeightOffset * g.a.sum[row + m];
+    }
+#pragma GCC unroll 8
+    for (int n = 0; n < kVectors; ++n) {
+      const typename T::Acc* const from = c + m * kColumns + n * kLanes;
+      F y = set(0);
+      if constexpr (kInteger) {
+        y = mul(T::to_float(from, less), mul(scale, weight_scale[n]));
+      } else {
+        y = load(from);
+      }
+      y = add(y, bias[n]);
+      if (kEpilogue == Epilogue::gelu) y = gelu(y);
+      if (kEpilogue == Epilogue::add) y = add(y, load_part(out + n * kLanes, width(n)));
+      store_part(out + n * kLanes, y, width(n));
+    }
   }
 }
 
 template <class T, Epilogue kEpilogue>
 void finish_rows(const GemmArgs& g, const typename T::Acc* c, std::int64_t row, int rows) {
-  constexpr bool kInteger = requires { T::kWeightOffset; };
-  const std::int64_t first = g.panel * kColumns;
-  for (int n = 0; n < kColumns; n += kLanes) {
-    const std::int64_t column = first + n;
-    const std::int64_t width = least(kLanes, g.outputs - column);
-    if (width <= 0) return;
-    const F weight_scale = kInteger ? load_part(g.weight_scale + column, width) : set(1);
-    const F bias = g.bias ? load_part(g.bias + column, width) : set(0);
-    for (int m = 0; m < rows; ++m) {
-      float* const out = g.out.data + (row + m) * g.out.stride + column;
-      F y = set(0);
-      if constexpr (kInteger) {
-        y = accumulated<T>(c + m * kColumns + n, T::kWeightOffset * g.a.sum[row + m],
-                           set(g.a.scale[row + m]), weight_scale);
-      } else {
-        y = accumulated<T>(c + m * kColumns + n, 0, weight_scale, weight_scale);
-      }
-      y = add(y, bias);
-      if (kEpilogue == Epilogue::gelu) y = gelu(y);
-      if (kEpilogue == Epilogue::add) y = add(y, load_part(out, width));
-      store_part(out, y, width);
-    }
-  }
+  if ((g.panel + 1) * kColumns <= g.outputs)
+    finish_columns<T, kEpilogue, true>(g, c, row, rows);
+  else
+    finish_columns<T, kEpilogue, false>(g, c, row, rows);
 }
 
 template <class T>

@@ -65,21 +65,23 @@ struct HeadAttentionArgs {
 constexpr int kMaxHeadDim = 256;
 constexpr std::int64_t kKeyBlock = 1024;  ///< keys of one pass of the online softmax
 
-/// One head of one stream.
+/// Some heads of one stream.
 struct StreamHeadArgs {
   int stream = 0;
-  int head = 0;
+  int head = 0;              ///< the first
+  int heads = 1;             ///< of cross-attention; the paged one takes them one by one
   float* scratch = nullptr;  ///< stream_scratch_bytes()
 };
 inline std::size_t stream_scratch_bytes(std::int64_t keys, int latents, int head_dim) {
   constexpr std::int64_t kQueries = 4, kLane = 16, kLines = 8;
-  const std::int64_t floats = (keys + 2) * (latents + 2 * kQueries + 2) +
+  const std::int64_t floats = (keys + 2) * (latents + kLane + 2 * kQueries + 2) +
                               latents * (head_dim + 2 * kLane) + 4 * kLane + kLines * kLane;
   return static_cast<std::size_t>(floats) * sizeof(float);
 }
 
 struct Kernels {
   const char* name;
+  int lanes;      ///< floats of a vector
   bool bf16_dot;  ///< multiplies bf16 as such, not widened to float32
   Format (*format)(DType precision);
 
@@ -100,6 +102,9 @@ struct Kernels {
   /// out[c] = sum_r weights[r, c] x[r] / totals[c] for the columns [begin, end) of x.
   void (*pool_columns)(const float* weights, std::int64_t rows, int columns, const float* totals,
                        MatrixView x, std::int64_t begin, std::int64_t end, MatrixView out);
+  /// Columns [begin, end) of a stream's [R * dim] latents with its events' additive rows.
+  void (*additive_bag)(const StreamTables& tables, const StreamEvents& events, std::int32_t stream,
+                       std::int64_t begin, std::int64_t end, float* out);
   void (*stream_cross)(const StreamTables& tables, const StreamEvents& events, MatrixView out,
                        const StreamHeadArgs& which);
   void (*paged)(const PagedAttentionArgs& args, const StreamHeadArgs& which);

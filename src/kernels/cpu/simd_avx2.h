@@ -56,6 +56,30 @@ inline F keep_between(F score, const std::int32_t* keys, std::int32_t low, std::
 
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
+inline void transpose(F* r) {
+  F t[8];
+#pragma GCC unroll 4
+  for (int i = 0; i < 8; i += 2) {
+    t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+    t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+  }
+  // Of four rows, r[i + c] now holds column c in its lower half and 4 + c in its upper.
+#pragma GCC unroll 2
+  for (int i = 0; i < 8; i += 4) {
+    r[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
+    r[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
+    r[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+    r[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+  }
+#pragma GCC unroll 4
+  for (int c = 0; c < 4; ++c) {
+    t[c] = _mm256_permute2f128_ps(r[c], r[4 + c], 0x20);
+    t[4 + c] = _mm256_permute2f128_ps(r[c], r[4 + c], 0x31);
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) r[i] = t[i];
+}
+
 struct F32 {
   using A = float;
   using B = float;
@@ -69,18 +93,28 @@ struct F32 {
   static V broadcast(const A* p) { return _mm256_broadcast_ss(p); }
   static V dot(V acc, V b, V a) { return _mm256_fmadd_ps(a, b, acc); }
   static void convert(F v, A* p) { _mm256_storeu_ps(p, v); }
+  static F words(const F* inputs) { return inputs[0]; }
+  static void store_words(B* p, F words) { _mm256_storeu_ps(p, words); }
+  static F across(const F* rows) { return rows[0]; }
 };
 
 /// Activations are rounded to bf16 and kept as float32; weights are widened as they are loaded.
 struct Bf16 : F32 {
   using B = std::uint16_t;
   static V load_b(const B* p) { return load(p); }
-  static void convert(F v, A* p) {
+  static __m256i rounded(F v) {
     const __m256i word = _mm256_castps_si256(v);
     const __m256i even = _mm256_and_si256(_mm256_srli_epi32(word, 16), _mm256_set1_epi32(1));
-    const __m256i up = _mm256_add_epi32(word, _mm256_add_epi32(even, _mm256_set1_epi32(0x7fff)));
-    const __m256i high = _mm256_and_si256(up, _mm256_set1_epi32(static_cast<int>(0xffff0000u)));
-    _mm256_storeu_ps(p, _mm256_castsi256_ps(high));
+    return _mm256_add_epi32(word, _mm256_add_epi32(even, _mm256_set1_epi32(0x7fff)));
+  }
+  static void convert(F v, A* p) {
+    const __m256i high = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
+    _mm256_storeu_ps(p, _mm256_castsi256_ps(_mm256_and_si256(rounded(v), high)));
+  }
+  static void store_words(B* p, F words) {
+    const __m256i low = _mm256_srli_epi32(rounded(words), 16);
+    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(low, low), 0x08);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(packed));
   }
 };
 

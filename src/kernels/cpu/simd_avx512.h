@@ -53,6 +53,43 @@ inline F keep_between(F score, const std::int32_t* keys, std::int32_t low, std::
 
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
+/// Rows become columns.
+inline void transpose(F* r) {
+  F t[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+    t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+  }
+  const auto low = [&](int i, int j) {
+    return _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(t[i]), _mm512_castps_pd(t[j])));
+  };
+  const auto high = [&](int i, int j) {
+    return _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(t[i]), _mm512_castps_pd(t[j])));
+  };
+  // Of four rows, r[i + c] now holds column 4 k + c in its part k.
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {
+    r[i] = low(i, i + 2);
+    r[i + 1] = high(i, i + 2);
+    r[i + 2] = low(i + 1, i + 3);
+    r[i + 3] = high(i + 1, i + 3);
+  }
+#pragma GCC unroll 4
+  for (int c = 0; c < 4; ++c) {
+    const F even_a = _mm512_shuffle_f32x4(r[c], r[4 + c], 0x88);
+    const F even_b = _mm512_shuffle_f32x4(r[8 + c], r[12 + c], 0x88);
+    const F odd_a = _mm512_shuffle_f32x4(r[c], r[4 + c], 0xdd);
+    const F odd_b = _mm512_shuffle_f32x4(r[8 + c], r[12 + c], 0xdd);
+    t[c] = _mm512_shuffle_f32x4(even_a, even_b, 0x88);
+    t[4 + c] = _mm512_shuffle_f32x4(odd_a, odd_b, 0x88);
+    t[8 + c] = _mm512_shuffle_f32x4(even_a, even_b, 0xdd);
+    t[12 + c] = _mm512_shuffle_f32x4(odd_a, odd_b, 0xdd);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) r[i] = t[i];
+}
+
 struct F32 {
   using A = float;
   using B = float;
@@ -66,6 +103,9 @@ struct F32 {
   static V broadcast(const A* p) { return _mm512_set1_ps(*p); }
   static V dot(V acc, V b, V a) { return _mm512_fmadd_ps(a, b, acc); }
   static void convert(F v, A* p) { _mm512_storeu_ps(p, v); }
+  static F words(const F* inputs) { return inputs[0]; }
+  static void store_words(B* p, F words) { _mm512_storeu_ps(p, words); }
+  static F across(const F* rows) { return rows[0]; }
 };
 
 #if CORTEX_NATIVE_BF16
@@ -88,6 +128,13 @@ struct Bf16 {
   static void convert(F v, A* p) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh(v));
   }
+  static F words(const F* inputs) { return (F)_mm512_cvtne2ps_pbh(inputs[1], inputs[0]); }
+  static void store_words(B* p, F words) { _mm512_storeu_ps(p, words); }
+  static F across(const F* rows) {
+    const auto wide = [](F v) { return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(v)); };
+    return _mm512_castsi512_ps(
+        _mm512_or_si512(wide(rows[0]), _mm512_slli_epi32(wide(rows[1]), 16)));
+  }
 };
 
 #else
@@ -95,12 +142,18 @@ struct Bf16 {
 struct Bf16 : F32 {
   using B = std::uint16_t;
   static V load_b(const B* p) { return load(p); }
-  static void convert(F v, A* p) {
+  static __m512i rounded(F v) {
     const __m512i word = _mm512_castps_si512(v);
     const __m512i even = _mm512_and_si512(_mm512_srli_epi32(word, 16), _mm512_set1_epi32(1));
-    const __m512i up = _mm512_add_epi32(word, _mm512_add_epi32(even, _mm512_set1_epi32(0x7fff)));
-    const __m512i high = _mm512_and_si512(up, _mm512_set1_epi32(static_cast<int>(0xffff0000u)));
-    _mm512_storeu_ps(p, _mm512_castsi512_ps(high));
+    return _mm512_add_epi32(word, _mm512_add_epi32(even, _mm512_set1_epi32(0x7fff)));
+  }
+  static void convert(F v, A* p) {
+    const __m512i high = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
+    _mm512_storeu_ps(p, _mm512_castsi512_ps(_mm512_and_si512(rounded(v), high)));
+  }
+  static void store_words(B* p, F words) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                        _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded(words), 16)));
   }
 };
 #endif

@@ -9,7 +9,9 @@
 /// F is a vector of kLanes floats. A tile of a matrix product is kTileRows rows by kVectors
 /// vectors. F32, Bf16 and I8 are the ways to multiply: A is how an activation is stored, B how a
 /// weight is, and each B vector holds kGroup consecutive inputs of every column. `convert` rounds
-/// activations to A.
+/// activations to A. What the inputs of a group take up in B is a word: `words` narrows kGroup
+/// vectors of consecutive inputs to kLanes words, `across` makes kLanes words of the same inputs of
+/// kGroup rows, and `store_words` stores words as B.
 namespace cortex::cpu::scalar {
 
 constexpr int kLanes = 4;
@@ -95,6 +97,17 @@ inline F keep_between(F score, const std::int32_t* keys, std::int32_t low, std::
 
 inline void prefetch(const void*) {}
 
+/// Rows become columns.
+inline void transpose(F* rows) {
+  for (int i = 0; i < kLanes; ++i) {
+    for (int j = 0; j < i; ++j) {
+      const float x = rows[i].v[j];
+      rows[i].v[j] = rows[j].v[i];
+      rows[j].v[i] = x;
+    }
+  }
+}
+
 struct F32 {
   using A = float;
   using B = float;
@@ -108,18 +121,27 @@ struct F32 {
   static V broadcast(const A* p) { return set(*p); }
   static V dot(V acc, V b, V a) { return fma(a, b, acc); }
   static void convert(F v, A* p) { store(p, v); }
+  static F words(const F* inputs) { return inputs[0]; }
+  static void store_words(B* p, F words) { store(p, words); }
+  static F across(const F* rows) { return rows[0]; }
 };
 
 struct Bf16 : F32 {
   using B = std::uint16_t;
   static V load_b(const B* p) { return load(p); }
+  static std::uint32_t rounded(float x) {
+    std::uint32_t word;
+    std::memcpy(&word, &x, sizeof word);
+    return word + 0x7fff + (word >> 16 & 1);
+  }
   static void convert(F v, A* p) {
     for (int i = 0; i < kLanes; ++i) {
-      std::uint32_t word;
-      std::memcpy(&word, &v.v[i], sizeof word);
-      word = (word + 0x7fff + (word >> 16 & 1)) & 0xffff0000u;
+      const std::uint32_t word = rounded(v.v[i]) & 0xffff0000u;
       std::memcpy(p + i, &word, sizeof word);
     }
+  }
+  static void store_words(B* p, F words) {
+    for (int i = 0; i < kLanes; ++i) p[i] = static_cast<B>(rounded(words.v[i]) >> 16);
   }
 };
 

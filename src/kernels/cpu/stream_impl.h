@@ -60,69 +60,125 @@ void pool_columns(const float* weights, std::int64_t rows, int columns, const fl
   }
 }
 
-/// The events' share of one head: sum over the events of weight * (unit_v + value_v).
-template <int kRows>
-void gather_values(const StreamTables& t, const StreamEvents& events, std::int32_t begin,
-                   std::int32_t count, const float* weights, int stride, int at, int d,
-                   const float* null_v, const float* totals, float* const* out) {
-  const std::int64_t width = t.head_dim - d;
-  F acc[kRows];
-  for (int r = 0; r < kRows; ++r)
-    acc[r] = mul(set(weights[count * stride + r]), load_part(null_v + at + d, width));
-  for (std::int32_t j = 0; j < count; ++j) {
-    const std::int32_t e = begin + j;
-    const auto bucket = events.value[e] < t.value_buckets ? events.value[e] : t.value_buckets - 1;
-    const std::int64_t column = at + d;
-    const float* const unit = t.unit_v + static_cast<std::int64_t>(events.unit[e]) * t.dim;
-    const float* const value = t.value_v + static_cast<std::int64_t>(bucket) * t.dim;
-    const F v = add(load_part(unit + column, width), load_part(value + column, width));
-    for (int r = 0; r < kRows; ++r) acc[r] = fma(set(weights[j * stride + r]), v, acc[r]);
+/// Latents and the additive rows of the present step's events, columns [begin, end) of [R * dim].
+void additive_bag(const StreamTables& t, const StreamEvents& events, std::int32_t stream,
+                  std::int64_t begin, std::int64_t end, float* out) {
+  constexpr int kVecs = 4;
+  const std::int64_t width = static_cast<std::int64_t>(t.latents) * t.dim;
+  for (std::int64_t d = begin; d < end; d += kVecs * kLanes) {
+    F acc[kVecs];
+    for (int n = 0; n < kVecs; ++n)
+      acc[n] = load_part(t.latent + d + n * kLanes, end - d - n * kLanes);
+    for (std::int32_t e = events.present[stream]; e < events.indptr[stream + 1]; ++e) {
+      const F value = set(static_cast<float>(events.value[e]));
+      const float* const row = t.additive + events.unit[e] * width + d;
+      for (int n = 0; n < kVecs; ++n)
+        acc[n] = fma(value, load_part(row + n * kLanes, end - d - n * kLanes), acc[n]);
+    }
+    for (int n = 0; n < kVecs; ++n) store_part(out + d + n * kLanes, acc[n], end - d - n * kLanes);
   }
-  for (int r = 0; r < kRows; ++r)
-    store_part(out[r] + at + d, mul(acc[r], set(1 / totals[r])), width);
 }
 
+/// The events' share of one head: sum over the events of weight * (unit_v + value_v).
+template <int kRows, int kVecs>
+void gather_values(const StreamTables& t, const StreamEvents& events, std::int32_t begin,
+                   std::int32_t count, const float* weights, std::int64_t stride, std::int64_t at,
+                   std::int64_t width, const float* shares, float* const* out) {
+  F acc[kRows][kVecs];
+  const auto part = [&](const float* p, int n) {
+    return load_part(p + at + n * kLanes, width - n * kLanes);
+  };
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+    for (int n = 0; n < kVecs; ++n)
+      acc[r][n] = mul(set(weights[count * stride + r]), part(t.null_v, n));
+  constexpr std::int32_t kAhead = 8;  // rows lie anywhere: no hardware foresees the next
+  for (std::int32_t j = 0; j < count; ++j) {
+    const std::int32_t e = begin + j;
+    if (j + kAhead < count) {
+      const float* const next =
+          t.unit_v + static_cast<std::int64_t>(events.unit[e + kAhead]) * t.dim + at;
+      for (int n = 0; n < kVecs; ++n) prefetch(next + n * kLanes);
+    }
+    const auto bucket = events.value[e] < t.value_buckets ? events.value[e] : t.value_buckets - 1;
+    const float* const unit = t.unit_v + static_cast<std::int64_t>(events.unit[e]) * t.dim;
+    const float* const value = t.value_v + static_cast<std::int64_t>(bucket) * t.dim;
+#pragma GCC unroll 4
+    for (int n = 0; n < kVecs; ++n) {
+      const F v = add(part(unit, n), part(value, n));
+#pragma GCC unroll 4
+      for (int r = 0; r < kRows; ++r) acc[r][n] = fma(set(weights[j * stride + r]), v, acc[r][n]);
+    }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+    for (int n = 0; n < kVecs; ++n)
+      store_part(out[r] + at + n * kLanes, mul(acc[r][n], set(shares[r])), width - n * kLanes);
+}
+
+/// Some heads of one stream. A lane is a head's latent, as the score tables have them side by side.
 void stream_cross(const StreamTables& t, const StreamEvents& events, MatrixView out,
                   const StreamHeadArgs& which) {
   const std::int32_t begin = events.indptr[which.stream];
   const std::int32_t count = events.indptr[which.stream + 1] - begin;
   const int latents = t.latents;
-  const int at = which.head * t.head_dim;
-  float* const totals = which.scratch;
-  float* const scores = totals + round_up(latents, kLanes);  // [events + 1, R]
-  const auto rstd_of = [&](std::int32_t e, std::int32_t bucket) {
-    return t.rstd[static_cast<std::int64_t>(events.unit[e]) * t.value_buckets + bucket];
-  };
+  const std::int64_t columns = static_cast<std::int64_t>(which.heads) * latents;
+  const std::int64_t stride = round_up(columns, kLanes);
+  const std::int64_t first = static_cast<std::int64_t>(which.head) * latents;
+  float* const shares = which.scratch;
+  float* const weights = shares + stride;  // [events + 1, stride]
   const auto bucket_of = [&](std::int32_t e) {
     return events.value[e] < t.value_buckets ? events.value[e] : t.value_buckets - 1;
   };
-  const auto row_of = [&](std::int64_t row, std::int32_t offset) {
-    return (row * t.offsets + offset) * t.heads * latents + which.head * latents;
+  const auto rstd_of = [&](std::int32_t e) {
+    return t.rstd[static_cast<std::int64_t>(events.unit[e]) * t.value_buckets + bucket_of(e)];
   };
-  for (std::int32_t j = 0; j < count; ++j) {
-    const std::int32_t e = begin + j, bucket = bucket_of(e);
-    const float* const unit = t.unit_score + row_of(events.unit[e], events.offset[e]);
-    const float* const value = t.value_score + row_of(bucket, events.offset[e]);
-    const float rstd = rstd_of(e, bucket);
-    for (int r = 0; r < latents; ++r) scores[j * latents + r] = rstd * (unit[r] + value[r]);
+  const auto row_of = [&](std::int64_t row, std::int32_t offset) {
+    return (row * t.offsets + offset) * t.heads * latents + first;
+  };
+  // Lanes beyond the last column hold what lies behind it in the tables, and are never read.
+  for (std::int64_t c = 0; c < stride; c += kLanes) {
+    F top = load(t.null_score + first + c);
+    store(weights + count * stride + c, top);
+    for (std::int32_t j = 0; j < count; ++j) {
+      const std::int32_t e = begin + j;
+      const float* const unit = t.unit_score + row_of(events.unit[e], events.offset[e]);
+      const float* const value = t.value_score + row_of(bucket_of(e), events.offset[e]);
+      const F score = mul(set(rstd_of(e)), add(load(unit + c), load(value + c)));
+      store(weights + j * stride + c, score);
+      top = max(top, score);
+    }
+    F total = set(0);
+    for (std::int32_t j = 0; j <= count; ++j) {
+      float* const at = weights + j * stride + c;
+      const F weight = exp_negative(sub(load(at), top));
+      total = add(total, weight);
+      store(at, j < count ? mul(weight, set(rstd_of(begin + j))) : weight);
+    }
+    store(shares + c, total);
   }
-  for (int r = 0; r < latents; ++r)
-    scores[count * latents + r] = t.null_score[which.head * latents + r];
-  soften_columns(scores, count + 1, latents, totals);
-  for (std::int32_t j = 0; j < count; ++j) {
-    const float rstd = rstd_of(begin + j, bucket_of(begin + j));
-    for (int r = 0; r < latents; ++r) scores[j * latents + r] *= rstd;
-  }
-  for (int r = 0; r < latents; r += kQueryTile) {
-    const int rows = latents - r < kQueryTile ? latents - r : kQueryTile;
-    float* to[kQueryTile] = {};
-    for (int m = 0; m < rows; ++m)
-      to[m] = out.data + (static_cast<std::int64_t>(which.stream) * latents + r + m) * out.stride;
-    const auto gather = [&](auto n, int d) {
-      gather_values<n.value>(t, events, begin, count, scores + r, latents, at, d, t.null_v,
-                             totals + r, to);
-    };
-    for (int d = 0; d < t.head_dim; d += kLanes) with_rows(rows, [&](auto n) { gather(n, d); });
+  for (std::int64_t c = 0; c < columns; ++c) shares[c] = 1 / shares[c];
+
+  for (int h = 0; h < which.heads; ++h) {
+    const std::int64_t at = static_cast<std::int64_t>(which.head + h) * t.head_dim;
+    for (int r = 0; r < latents; r += kQueryTile) {
+      const std::int64_t c = static_cast<std::int64_t>(h) * latents + r;
+      const int rows = latents - r < kQueryTile ? latents - r : kQueryTile;
+      float* to[kQueryTile] = {};
+      for (int m = 0; m < rows; ++m)
+        to[m] = out.data + (static_cast<std::int64_t>(which.stream) * latents + r + m) * out.stride;
+      const auto gather = [&](auto vecs, int d) {
+        with_rows(rows, [&](auto n) {
+          gather_values<n.value, vecs.value>(t, events, begin, count, weights + c, stride, at + d,
+                                             t.head_dim - d, shares + c, to);
+        });
+      };
+      int d = 0;
+      for (; d + 4 * kLanes <= t.head_dim; d += 4 * kLanes) gather(Count<4>{}, d);
+      for (; d < t.head_dim; d += kLanes) gather(Count<1>{}, d);
+    }
   }
 }
 
@@ -149,36 +205,56 @@ struct PageView {
 template <class T>
 void append(const PagedAttentionArgs& a, const StreamHeadArgs& which, typename T::A* query) {
   using B = typename T::B;
+  constexpr std::int64_t kGroup = T::kGroup;
   const PageView<T> view{a};
   const int half = a.head_dim / 2;
   const int slot = a.cache.slot[which.stream];
   const int page = slot / a.cache.page_steps;
   B* const k_out = view.keys(which.stream, page, which.head);
   B* const v_out = view.values(which.stream, page, which.head);
-  const float* const c = a.cosines + static_cast<std::int64_t>(which.stream) * half;
-  const float* const s = a.sines + static_cast<std::int64_t>(which.stream) * half;
-  const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(a.head_dim));
-  const std::int64_t padded = round_up(a.head_dim, kLanes);
+  const float* const cosines = a.cosines + static_cast<std::int64_t>(which.stream) * half;
+  const float* const sines = a.sines + static_cast<std::int64_t>(which.stream) * half;
+  const F scale = set(1.0f / __builtin_sqrtf(static_cast<float>(a.head_dim)));
+  const std::int64_t first_key = static_cast<std::int64_t>(slot % a.cache.page_steps) * a.latents;
   for (int r = 0; r < a.latents; ++r) {
     const float* const q =
         a.qkv.data + (static_cast<std::int64_t>(which.stream) * a.latents + r) * a.qkv.stride +
         which.head * a.head_dim;
     const float* const k = q + view.dim;
     const float* const v = k + view.dim;
-    const std::int64_t key = static_cast<std::int64_t>(slot % a.cache.page_steps) * a.latents + r;
-    const auto put_key = [&](int d, float x) {
-      k_out[(d / T::kGroup * view.page_keys + key) * T::kGroup + d % T::kGroup] = narrow<B>(x);
-    };
-    float turned[kMaxHeadDim + kLanes] = {};
-    for (int i = 0; i < half; ++i) {
-      turned[i] = scale * (q[i] * c[i] - q[i + half] * s[i]);
-      turned[i + half] = scale * (q[i] * s[i] + q[i + half] * c[i]);
-      put_key(i, k[i] * c[i] - k[i + half] * s[i]);
-      put_key(i + half, k[i] * s[i] + k[i + half] * c[i]);
+    const std::int64_t key = first_key + r;
+    float turned_q[kMaxHeadDim + kLanes * kGroup] = {};
+    float turned_k[kMaxHeadDim + kLanes * kGroup] = {};
+    for (int i = 0; i < half; i += kLanes) {
+      const auto part = [&](const float* p) { return load_part(p + i, half - i); };
+      const F c = part(cosines), s = part(sines);
+      const auto turn = [&](F low, F high, float* to) {
+        store_part(to + i, sub(mul(low, c), mul(high, s)), half - i);
+        store_part(to + half + i, add(mul(low, s), mul(high, c)), half - i);
+      };
+      turn(mul(scale, part(q)), mul(scale, part(q + half)), turned_q);
+      turn(part(k), part(k + half), turned_k);
     }
-    for (int d = 0; d < a.head_dim; ++d)
-      v_out[(key / T::kGroup * a.head_dim + d) * T::kGroup + key % T::kGroup] = narrow<B>(v[d]);
-    for (int d = 0; d < padded; d += kLanes) T::convert(load(turned + d), query + r * padded + d);
+    for (int d = 0; d < a.head_dim; d += kLanes)
+      T::convert(load(turned_q + d), query + r * round_up(a.head_dim, kLanes) + d);
+    for (std::int64_t d = 0; d < a.head_dim; d += kLanes * kGroup) {
+      F inputs[kGroup];
+      for (int g = 0; g < kGroup; ++g) inputs[g] = load(turned_k + d + g * kLanes);
+      B words[kLanes * kGroup];
+      T::store_words(words, T::words(inputs));
+      for (std::int64_t i = 0; i < least(kLanes * kGroup, a.head_dim - d); ++i)
+        k_out[((d + i) / kGroup * view.page_keys + key) * kGroup + i % kGroup] = words[i];
+    }
+    // The other keys of its group keep what they have.
+    B* const v_group = v_out + key / kGroup * a.head_dim * kGroup;
+    for (std::int64_t d = 0; d < a.head_dim; d += kLanes) {
+      F rows[kGroup];
+      for (F& row : rows) row = load_part(v + d, a.head_dim - d);
+      B words[kLanes * kGroup];
+      T::store_words(words, T::across(rows));
+      for (std::int64_t i = 0; i < least(kLanes, a.head_dim - d); ++i)
+        v_group[(d + i) * kGroup + key % kGroup] = words[i * kGroup];
+    }
   }
 }
 
@@ -265,7 +341,9 @@ void paged_of(const PagedAttentionArgs& a, const StreamHeadArgs& which) {
 
   const int live = a.cache.live[which.stream], slot = a.cache.slot[which.stream];
   const int window = a.cache.window_steps;
-  const auto dead = [&](int s) { return s >= window || (slot - s + window) % window >= live; };
+  const auto dead = [&](int s) {
+    return s >= window || (s > slot ? slot - s + window : slot - s) >= live;
+  };
   for (int r = 0; r < a.latents; r += kQueryTile) {
     const int rows = a.latents - r < kQueryTile ? a.latents - r : kQueryTile;
     with_rows(rows, [&](auto n) {
