@@ -258,11 +258,12 @@ void append(const PagedAttentionArgs& a, const StreamHeadArgs& which, typename T
   }
 }
 
-/// Scores of kVecs vectors of keys: enough chains of sums to hide the latency of each.
+/// Scores of kVecs vectors of keys: enough chains of sums to hide the latency of each. Meanwhile
+/// the same part of `next`, as large a block as `k`, is fetched: pages lie anywhere.
 template <class T, int kRows, int kVecs>
 void page_scores(const typename T::A* q, std::int64_t q_stride, const typename T::B* k,
-                 std::int64_t page_keys, int groups, std::int64_t j, float* scores,
-                 std::int64_t stride) {
+                 const typename T::B* next, std::int64_t page_keys, int groups, std::int64_t j,
+                 float* scores, std::int64_t stride) {
   typename T::V acc[kRows][kVecs];
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r)
@@ -271,8 +272,11 @@ void page_scores(const typename T::A* q, std::int64_t q_stride, const typename T
   for (int g = 0; g < groups; ++g) {
     decltype(T::load_b(k)) keys[kVecs];
 #pragma GCC unroll 4
-    for (int n = 0; n < kVecs; ++n)
-      keys[n] = T::load_b(k + (g * page_keys + j + n * kLanes) * T::kGroup);
+    for (int n = 0; n < kVecs; ++n) {
+      const std::int64_t at = (g * page_keys + j + n * kLanes) * T::kGroup;
+      keys[n] = T::load_b(k + at);
+      prefetch(next + at);
+    }
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
       const auto x = T::broadcast(q + r * q_stride + g * T::kGroup);
@@ -296,11 +300,15 @@ void page_values(const typename T::A* weights, std::int64_t weight_stride,
 #pragma GCC unroll 4
     for (int n = 0; n < kVecs; ++n) acc[r][n] = T::zero();
   for (int p = 0; p < page_count; ++p) {
+    const typename T::B* const next = pages[p + 1 < page_count ? p + 1 : p];
     for (std::int64_t g = 0; g < page_keys / T::kGroup; ++g) {
       decltype(T::load_b(pages[p])) values[kVecs];
 #pragma GCC unroll 4
-      for (int n = 0; n < kVecs; ++n)
-        values[n] = T::load_b(pages[p] + (g * head_dim + d + n * kLanes) * T::kGroup);
+      for (int n = 0; n < kVecs; ++n) {
+        const std::int64_t at = (g * head_dim + d + n * kLanes) * T::kGroup;
+        values[n] = T::load_b(pages[p] + at);
+        prefetch(next + at);
+      }
       const std::int64_t at = p * page_keys + g * T::kGroup;
 #pragma GCC unroll 4
       for (int r = 0; r < kRows; ++r) {
@@ -336,6 +344,10 @@ void paged_of(const PagedAttentionArgs& a, const StreamHeadArgs& which) {
   float* const scores = scratch.take<float>(kQueryTile * keys);
   A* const weights = scratch.take<A>(kQueryTile * keys);
   const B** const values = scratch.take<const B*>(page_count);
+  const auto* const first = reinterpret_cast<const char*>(view.keys(which.stream, 0, which.head));
+  for (std::int64_t line = 0; line < view.page_keys * a.head_dim * std::int64_t{sizeof(B)};
+       line += 64)
+    prefetch(first + line);
   append<T>(a, which, q);
   for (int p = 0; p < page_count; ++p) values[p] = view.values(which.stream, p, which.head);
 
@@ -349,8 +361,10 @@ void paged_of(const PagedAttentionArgs& a, const StreamHeadArgs& which) {
     with_rows(rows, [&](auto n) {
       for (int p = 0; p < page_count; ++p) {
         const B* const k = view.keys(which.stream, p, which.head);
+        const B* const next =
+            p + 1 < page_count ? view.keys(which.stream, p + 1, which.head) : values[0];
         const auto score = [&](auto vecs, std::int64_t j) {
-          page_scores<T, n.value, vecs.value>(q + r * padded, padded, k, view.page_keys,
+          page_scores<T, n.value, vecs.value>(q + r * padded, padded, k, next, view.page_keys,
                                               a.head_dim / T::kGroup, j,
                                               scores + p * view.page_keys, keys);
         };
