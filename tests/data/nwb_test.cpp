@@ -31,6 +31,7 @@ struct Genuine {
   std::size_t trials;
   std::size_t series;
 };
+void PrintTo(const Genuine& genuine, std::ostream* out) { *out << genuine.file; }
 
 class NwbGenuine : public ::testing::TestWithParam<Genuine> {};
 

@@ -6,8 +6,11 @@ constexpr float kLeastExponent = -87.0f;  // below it exp is taken for 0
 inline std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 inline std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
 
-/// The first n of kLanes floats or bf16, the others `fill`.
-inline F load_part(const float* p, std::int64_t n, float fill = 0) {
+/// The first n of kLanes floats or bf16, the others 0 or `fill`.
+inline F load_part(const float* p, std::int64_t n) {
+  return n >= kLanes ? load(p) : load_first(p, n);
+}
+inline F load_part(const float* p, std::int64_t n, float fill) {
   if (n >= kLanes) return load(p);
   float lanes[kLanes];
   for (int i = 0; i < kLanes; ++i) lanes[i] = i < n ? p[i] : fill;
@@ -21,9 +24,7 @@ inline F load_part(const std::uint16_t* p, std::int64_t n) {
 }
 inline void store_part(float* p, F v, std::int64_t n) {
   if (n >= kLanes) return store(p, v);
-  float lanes[kLanes];
-  store(lanes, v);
-  for (std::int64_t i = 0; i < n; ++i) p[i] = lanes[i];
+  store_first(p, v, n);
 }
 
 /// e^x for x <= 0, to 2 ulp: x = n ln 2 + r, a Taylor polynomial of r, times 2^n.

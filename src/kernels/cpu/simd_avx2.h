@@ -20,6 +20,16 @@ inline F load(const std::uint16_t* p) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(narrow), 16));
 }
 inline void store(float* p, F v) { _mm256_storeu_ps(p, v); }
+inline __m256i first_lanes(std::int64_t n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)),
+                            _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+inline F load_first(const float* p, std::int64_t n) {
+  return _mm256_maskload_ps(p, first_lanes(n));
+}
+inline void store_first(float* p, F v, std::int64_t n) {
+  _mm256_maskstore_ps(p, first_lanes(n), v);
+}
 inline F set(float x) { return _mm256_set1_ps(x); }
 inline F add(F a, F b) { return _mm256_add_ps(a, b); }
 inline F sub(F a, F b) { return _mm256_sub_ps(a, b); }

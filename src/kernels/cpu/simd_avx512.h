@@ -21,6 +21,15 @@ inline F load(const std::uint16_t* p) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow), 16));
 }
 inline void store(float* p, F v) { _mm512_storeu_ps(p, v); }
+inline __mmask16 first_lanes(std::int64_t n) {
+  return n > 0 ? static_cast<__mmask16>((1u << n) - 1) : __mmask16{0};
+}
+inline F load_first(const float* p, std::int64_t n) {
+  return _mm512_maskz_loadu_ps(first_lanes(n), p);
+}
+inline void store_first(float* p, F v, std::int64_t n) {
+  _mm512_mask_storeu_ps(p, first_lanes(n), v);
+}
 inline F set(float x) { return _mm512_set1_ps(x); }
 inline F add(F a, F b) { return _mm512_add_ps(a, b); }
 inline F sub(F a, F b) { return _mm512_sub_ps(a, b); }

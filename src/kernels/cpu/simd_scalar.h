@@ -44,6 +44,13 @@ inline F load(const std::uint16_t* p) {
   });
 }
 inline void store(float* p, F a) { std::memcpy(p, a.v, sizeof a.v); }
+/// The first n lanes, n below kLanes and perhaps below 0; the others are 0 or left alone.
+inline F load_first(const float* p, std::int64_t n) {
+  return each<float>([&](int i) { return i < n ? p[i] : 0.0f; });
+}
+inline void store_first(float* p, F a, std::int64_t n) {
+  for (int i = 0; i < kLanes && i < n; ++i) p[i] = a.v[i];
+}
 inline F set(float x) {
   return each<float>([&](int) { return x; });
 }

@@ -138,15 +138,16 @@ void stream_cross(const StreamTables& t, const StreamEvents& events, MatrixView 
   const auto row_of = [&](std::int64_t row, std::int32_t offset) {
     return (row * t.offsets + offset) * t.heads * latents + first;
   };
-  // Lanes beyond the last column hold what lies behind it in the tables, and are never read.
+  // Lanes beyond the last column are 0 throughout, and are never read.
   for (std::int64_t c = 0; c < stride; c += kLanes) {
-    F top = load(t.null_score + first + c);
+    F top = load_part(t.null_score + first + c, columns - c);
     store(weights + count * stride + c, top);
     for (std::int32_t j = 0; j < count; ++j) {
       const std::int32_t e = begin + j;
       const float* const unit = t.unit_score + row_of(events.unit[e], events.offset[e]);
       const float* const value = t.value_score + row_of(bucket_of(e), events.offset[e]);
-      const F score = mul(set(rstd_of(e)), add(load(unit + c), load(value + c)));
+      const F score = mul(set(rstd_of(e)),
+                          add(load_part(unit + c, columns - c), load_part(value + c, columns - c)));
       store(weights + j * stride + c, score);
       top = max(top, score);
     }
