@@ -8,6 +8,7 @@
 #include "bench_commands.h"
 #include "bench_decode.h"
 #include "bench_model.h"
+#include "kernels/backend.h"
 
 namespace cortex {
 namespace {
@@ -25,6 +26,7 @@ struct DecodeFlags {
   std::optional<std::int64_t> events;
   int threads = 1;
   std::string isa;
+  std::string device = "cpu";
   double seconds = 2;
   double evict_mb = 0;
   std::uint64_t seed = 1;
@@ -61,6 +63,10 @@ std::string as_json(const DecodeFlags& flags, const DecodeReport& r) {
   w.key("max_us").value(r.timing.max_us);
   w.key("gflop").value(r.flops.total() * 1e-9).key("gflops").value(r.gflops());
   w.key("weight_bytes").value(r.bytes.weights).key("cache_bytes").value(r.bytes.cache);
+  if (flags.device != "cpu") {
+    w.end_object();
+    return w.text();
+  }
   w.key("floor_us").value(r.floor.us()).key("floor_arithmetic_us").value(r.floor.arithmetic_us);
   w.key("floor_memory_us").value(r.floor.memory_us).key("memory_level").value(r.floor.level);
   w.key("fraction_of_floor").value(r.fraction()).key("ceilings");
@@ -79,6 +85,7 @@ void print_for_a_person(const DecodeFlags& flags, const DecodeReport& r) {
              r.timing.iterations);
   fmt::print("  {:.3g} GFLOP, {:.1f} GFLOP/s; {:.2f} MB of weights, {:.2f} MB of K and V\n",
              r.flops.total() * 1e-9, r.gflops(), r.bytes.weights * 1e-6, r.bytes.cache * 1e-6);
+  if (flags.device != "cpu") return;  // whose ceilings are not known
   fmt::print("  floor {:.1f} us (arithmetic {:.1f}, memory {:.1f} from {}): at {:.0f}% of it\n",
              r.floor.us(), r.floor.arithmetic_us, r.floor.memory_us, r.floor.level,
              100 * r.fraction());
@@ -97,15 +104,20 @@ void run_decode(const DecodeFlags& flags) {
   const ModelFile file = load(flags);
   const std::int64_t events =
       flags.events.value_or(file.config.kind == ModelKind::stream ? kStepEvents : kWindowEvents);
-  const auto ops = make_bench_ops(flags.threads, flags.isa);
-  const auto decoder =
-      make_bench_decoder(file, *ops, {.batch = flags.batch, .events = events, .seed = flags.seed});
-  const Ceilings ceilings = measure_ceilings({.threads = flags.threads, .isa = flags.isa});
+  const Backend backend =
+      make_backend(flags.device, {.threads = flags.threads, .isa = flags.isa}).value_or_throw();
+  const auto decoder = make_bench_decoder(
+      file, *backend.ops, {.batch = flags.batch, .events = events, .seed = flags.seed});
+  const Ceilings ceilings =
+      backend.on_gpu ? Ceilings{} : measure_ceilings({.threads = flags.threads, .isa = flags.isa});
   const Timing timing = time_decoder(*decoder, flags.seconds, flags.evict_mb, flags.threads);
   const ForwardFlops flops = decoder->flops();
   const ForwardBytes bytes = decoder->bytes();
-  const Floor floor = floor_of(flops, bytes, file.precision(), flags.evict_mb * 1e6, ceilings);
-  const DecodeReport report{file, ops->name(), events, flops, bytes, ceilings, floor, timing};
+  const Floor floor =
+      backend.on_gpu ? Floor{}
+                     : floor_of(flops, bytes, file.precision(), flags.evict_mb * 1e6, ceilings);
+  const std::string name = backend.on_gpu ? backend.name : backend.ops->name();
+  const DecodeReport report{file, name, events, flops, bytes, ceilings, floor, timing};
   if (flags.json)
     fmt::print("{}\n", as_json(flags, report));
   else
@@ -137,6 +149,7 @@ void add_bench_decode(CLI::App& bench) {
       ->capture_default_str();
   command->add_option("--isa", flags->isa, "avx512, avx2 or scalar; default: the best")
       ->check(CLI::IsMember({"avx512", "avx2", "scalar"}));
+  command->add_option("--device", flags->device, "cpu, cuda:N or auto")->capture_default_str();
   command->add_option("--seconds", flags->seconds, "length of the timed part")
       ->check(CLI::Range(0.0, 3600.0))
       ->capture_default_str();

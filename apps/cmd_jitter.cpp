@@ -15,6 +15,7 @@ namespace {
 struct JitterFlags {
   ModelSource source;
   JitterOptions options;
+  std::string device = "auto";
   bool realtime = false;
   bool json = false;
 };
@@ -35,12 +36,13 @@ void run_jitter(const JitterFlags& flags) {
   options.max_batch = 1;
   options.max_queued_windows = 1;
   options.realtime = flags.realtime;
-  LocalEngine engine(options, file);
-  const JitterReport report = measure_jitter(engine, file.config, flags.options);
+  options.device = flags.device;
+  const auto engine = LocalEngine::create(options, file).value_or_throw();
+  const JitterReport report = measure_jitter(*engine, file.config, flags.options);
   const JitterContext context{.model = describe(flags.source, file),
                               .precision = precision_name(file.precision()),
                               .options = flags.options,
-                              .realtime = {engine.realtime().begin(), engine.realtime().end()}};
+                              .realtime = {engine->realtime().begin(), engine->realtime().end()}};
   if (flags.json)
     std::puts(jitter_json(report, context).c_str());
   else
@@ -64,6 +66,7 @@ void add_jitter(CLI::App& app) {
       ->add_option("--period-us", flags->options.period_us,
                    "Submit a step every so many microseconds; default: back to back")
       ->check(CLI::Range(1, 100'000'000));
+  command->add_option("--device", flags->device, kDeviceHelp)->capture_default_str();
   command->add_flag("--realtime", flags->realtime, kRealtimeHelp);
   command->add_flag("--json", flags->json, "Print one JSON object");
   command->footer(

@@ -26,8 +26,10 @@ void announce(const Server& server, const Engine& engine) {
   const ModelInfo& model = engine.model();
   std::cout << realtime_lines(engine.realtime());
   const std::string& name = model.preset.empty() ? model.kind : model.preset;
-  std::cout << fmt::format("cortex: serving {} ({}, {} parameters) on {}\n", name, model.precision,
-                           model.parameters, server.url())
+  if (!model.backend_note.empty())
+    std::cout << fmt::format("cortex: runs on the CPU: {}\n", model.backend_note);
+  std::cout << fmt::format("cortex: serving {} ({}, {} parameters, {}) on {}\n", name,
+                           model.precision, model.parameters, model.backend, server.url())
             << std::flush;
 }
 
@@ -82,6 +84,10 @@ void add_serve(CLI::App& app) {
       ->check(CLI::PositiveNumber);
   command->add_option("--max-sessions", flags->engine.max_sessions, "Sessions open at once")
       ->check(CLI::Range(1, 1'000'000))
+      ->capture_default_str();
+  command->add_option("--device", flags->engine.device, kDeviceHelp)->capture_default_str();
+  command->add_option("--max-batch", flags->engine.max_batch, "Steps or windows computed at once")
+      ->check(CLI::Range(1, 65536))
       ->capture_default_str();
   command->add_flag("--realtime", flags->engine.realtime, kRealtimeHelp);
   command

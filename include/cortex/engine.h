@@ -34,9 +34,10 @@ struct ModelInfo {
   std::string digest;
   std::string kind;  ///< "stream" or "window"
   std::string preset;
-  std::string precision;  ///< "fp32", "bf16" or "int8": the narrowest that a linear runs in
-  std::string backend;    ///< e.g. "cpu avx512"
-  int threads = 1;        ///< that share one step
+  std::string precision;     ///< "fp32", "bf16" or "int8": the narrowest that a linear runs in
+  std::string backend;       ///< e.g. "cpu avx512", "cuda:0 NVIDIA H100 80GB HBM3"
+  std::string backend_note;  ///< why device "auto" is not a GPU; empty where it is or was not asked
+  int threads = 1;           ///< that share one step
   std::int64_t parameters = 0;
   std::vector<OutputInfo> outputs;
   std::vector<std::string> unit_ids;  ///< stream: what Event::unit indexes by default
@@ -175,6 +176,8 @@ struct EngineStats {
 
 struct EngineOptions {
   std::string model_path = {};
+  /// "cpu", "cuda:N", or "auto": the first GPU that this build and machine can use, else the CPU.
+  std::string device = "auto";
   int max_sessions = 16;
   int max_batch = 16;
   int max_queued_steps = 4;  ///< a session's steps waiting or in flight

@@ -28,7 +28,7 @@ class PagePool {
 
 /// Steps of a page whose keys, R a step, fill whole vectors of any backend.
 constexpr int page_steps_for(int latents) {
-  constexpr int kSteps = 8, kKeyLanes = 16;
+  constexpr int kSteps = 8, kKeyLanes = 32;
   int steps = kSteps;
   while (steps * latents % kKeyLanes != 0) steps += kSteps;
   return steps;

@@ -6,7 +6,7 @@
 
 #include "core/realtime.h"
 #include "engine/validate.h"
-#include "kernels/cpu/cpu_ops.h"
+#include "kernels/backend.h"
 
 namespace cortex {
 namespace {
@@ -87,8 +87,17 @@ Result<std::unique_ptr<Engine>> Engine::create(const EngineOptions& options) {
                    fmt::format("{} is {}, not at least 1", field, value), field};
   auto file = load_model(options.model_path);
   if (!file) return file.error();
+  auto engine = LocalEngine::create(options, *file);
+  if (!engine) return engine.error();
+  return std::unique_ptr<Engine>(*std::move(engine));
+}
+
+Result<std::unique_ptr<LocalEngine>> LocalEngine::create(const EngineOptions& options,
+                                                         const ModelFile& file) {
   try {
-    return std::unique_ptr<Engine>(std::make_unique<LocalEngine>(options, *file));
+    auto backend = make_backend(options.device, cpu_options(file, options));
+    if (!backend) return backend.error();
+    return std::make_unique<LocalEngine>(options, file, *std::move(backend));
   } catch (const std::bad_alloc&) {
     return Error{ErrorCode::resource_exhausted,
                  fmt::format("not enough memory for {} sessions of {}", options.max_sessions,
@@ -97,15 +106,16 @@ Result<std::unique_ptr<Engine>> Engine::create(const EngineOptions& options) {
   }
 }
 
-LocalEngine::LocalEngine(const EngineOptions& options, const ModelFile& file)
+LocalEngine::LocalEngine(const EngineOptions& options, const ModelFile& file, Backend backend)
     : options_(options),
       config_(file.config),
       info_(describe(file, options)),
-      ops_(make_cpu_ops(cpu_options(file, options))),
+      ops_(std::move(backend.ops)),
       too_late_{ErrorCode::deadline_exceeded, "the answer would have come after its deadline",
                 "deadline_ms"} {
-  info_.backend = fmt::format("cpu {}", ops_->name());
-  info_.threads = threads_for(file, options);
+  info_.backend = backend.name;
+  info_.backend_note = backend.note;
+  info_.threads = backend.on_gpu ? 1 : threads_for(file, options);
   const auto batch = static_cast<std::size_t>(options_.max_batch);
   batch_keys_.reserve(batch);
   batch_sessions_.reserve(batch);
@@ -119,8 +129,9 @@ LocalEngine::LocalEngine(const EngineOptions& options, const ModelFile& file)
     reserve_streams(file);
   else
     reserve_windows(file);
-  thread_ = std::thread([this] { run(); });
   warm_up();
+  thread_ = std::thread([this] { run(); });
+  run_once();
   if (!options_.realtime) return;
   // Now that every buffer exists.
   realtime_.push_back(prefault_memory());
@@ -175,6 +186,13 @@ LocalEngine::~LocalEngine() {
 }
 
 void LocalEngine::warm_up() {
+  if (streams())
+    stream_->warm_up();
+  else
+    window_->warm_up();
+}
+
+void LocalEngine::run_once() {
   const Event event{0, 1, 0};
   (void)decode({.events = {&event, 1}});
   for (Counter* c : {&batches_, &steps_, &windows_}) c->add(-c->value());

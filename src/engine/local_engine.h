@@ -12,7 +12,7 @@
 #include "core/clock.h"
 #include "core/mutex.h"
 #include "engine/session.h"
-#include "kernels/ops.h"
+#include "kernels/backend.h"
 #include "model/stream_model.h"
 #include "model/weights.h"
 #include "model/window_model.h"
@@ -30,7 +30,10 @@ namespace cortex {
 /// answers over, then lets go of the sessions.
 class LocalEngine final : public Engine {
  public:
-  LocalEngine(const EngineOptions& options, const ModelFile& file);
+  /// As Engine::create, of a model that is in memory; options.model_path only names it.
+  static Result<std::unique_ptr<LocalEngine>> create(const EngineOptions& options,
+                                                     const ModelFile& file);
+  LocalEngine(const EngineOptions& options, const ModelFile& file, Backend backend);
   ~LocalEngine() override;
 
   const ModelInfo& model() const override { return info_; }
@@ -59,7 +62,9 @@ class LocalEngine final : public Engine {
   bool streams() const { return config_.kind == ModelKind::stream; }
   void reserve_streams(const ModelFile& file);
   void reserve_windows(const ModelFile& file);
+  /// Runs every size of batch once, then one request through the queue.
   void warm_up();
+  void run_once();
   std::shared_ptr<Session> find_session(SessionId id) const;
   /// Takes a free place for a stateless request; none: resource_exhausted.
   Result<std::uint64_t> take_window_job();

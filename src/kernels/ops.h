@@ -1,7 +1,10 @@
 #pragma once
 
+#include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <memory>
+#include <numbers>
 #include <span>
 
 #include "tensor/tensor.h"
@@ -32,15 +35,32 @@ class Buffer {
   std::size_t bytes_ = 0;
 };
 
-/// A row-major matrix that somebody else owns; `stride` floats from row to row.
+/// Memory that the host and a backend both see: one and the same on the CPU.
+enum class SharedUse { input, output };
+struct SharedBuffer {
+  Buffer device;
+  Buffer host;
+};
+
+/// A row-major matrix that somebody else owns; `stride` elements from row to row.
 struct MatrixView {
-  float* data = nullptr;
+  float* data = nullptr;  ///< where `dtype` is another: of its elements
   std::int64_t rows = 0;
   std::int64_t cols = 0;
   std::int64_t stride = 0;
+  DType dtype = DType::f32;
+
+  MatrixView from_column(std::int64_t column) const {
+    MatrixView part = *this;
+    part.data = reinterpret_cast<float*>(reinterpret_cast<std::byte*>(data) +
+                                         column * static_cast<std::int64_t>(size_of(dtype)));
+    part.cols -= column;
+    return part;
+  }
 };
-inline MatrixView matrix(float* data, std::int64_t rows, std::int64_t cols) {
-  return {data, rows, cols, cols};
+inline MatrixView matrix(float* data, std::int64_t rows, std::int64_t cols,
+                         DType dtype = DType::f32) {
+  return {data, rows, cols, cols, dtype};
 }
 
 /// A linear's weight as a model file holds it, [out, in]: its dtype is the precision to compute in.
@@ -50,6 +70,9 @@ inline MatrixView matrix(float* data, std::int64_t rows, std::int64_t cols) {
 struct LinearTensor {
   const Tensor& weight;
   const Tensor* scale = nullptr;  ///< [out] f32, i8 alone
+  /// [in] f32, of the RMS norm that every norm_linear of this weight comes with, or null: a backend
+  /// may fold it into the weight.
+  const Tensor* gain = nullptr;
 };
 
 /// The same weight in the form that a backend multiplies by.
@@ -172,8 +195,31 @@ struct PagedKv {
   const std::int32_t* indptr = nullptr;  ///< [steps + 1] into pages
   const std::int32_t* pages = nullptr;
   const std::int32_t* slot = nullptr;  ///< [steps] of the present step
-  const std::int32_t* live = nullptr;  ///< [steps] steps to attend to, the present one included
+  /// [steps] steps to attend to, the present one included; 0: no stream, nothing is put in a page
+  const std::int32_t* live = nullptr;
 };
+
+/// Rotation by time: the angle of pair i at the end of a step is 2 pi t / periods_ms[i], t reduced
+/// modulo the period exactly before it is multiplied, so bin 10^9 is as good as bin 0.
+struct PhaseArgs {
+  int steps = 0;
+  const std::int64_t* step = nullptr;  ///< [steps] numbers; a step ends at (number + 1) * step_ms
+  double step_ms = 0;
+  int pairs = 0;
+  const double* periods_ms = nullptr;  ///< [pairs]
+  float* cosines = nullptr;            ///< [steps, pairs]
+  float* sines = nullptr;
+};
+
+/// cos then sin of 2 pi t / period, one of each a period.
+inline void time_phases(double t_ms, std::span<const double> periods_ms, float* cosines,
+                        float* sines) {
+  for (std::size_t i = 0; i < periods_ms.size(); ++i) {
+    const double angle = 2 * std::numbers::pi * (std::fmod(t_ms, periods_ms[i]) / periods_ms[i]);
+    cosines[i] = static_cast<float>(std::cos(angle));
+    sines[i] = static_cast<float>(std::sin(angle));
+  }
+}
 
 struct PagedAttentionArgs {
   int steps = 0;
@@ -198,7 +244,16 @@ struct OpsCapacity {
   int head_dim = 0;
 };
 
-/// Used by one thread at a time: it owns the scratch of its operations.
+/// What a forward's calls depend on besides the contents of memory: equal keys, equal calls.
+struct ForwardKey {
+  const void* plan = nullptr;
+  std::int64_t items = 0;
+  std::int64_t events = 0;
+  bool operator==(const ForwardKey&) const = default;
+};
+
+/// Used by one thread at a time: it owns the scratch of its operations. What has a body here is
+/// meant for backends of host memory.
 class Ops {
  public:
   virtual ~Ops() = default;
@@ -209,15 +264,44 @@ class Ops {
   virtual void clear(const Buffer& buffer) = 0;  ///< to zero bytes
   virtual void upload(const Buffer& to, const void* host, std::size_t bytes) = 0;
   virtual void download(void* host, const float* from, std::size_t bytes) = 0;
+  /// For what every forward takes in or gives out. Host memory that is written before send() is
+  /// what the calls after it see; what calls wrote is in host memory after receive().
+  virtual SharedBuffer allocate_shared(SharedUse use, std::size_t bytes) {
+    (void)use;
+    Buffer memory = allocate(bytes);
+    Buffer same(memory.as<void>(), bytes, [](void*) {});
+    return {std::move(memory), std::move(same)};
+  }
+  virtual void send(const SharedBuffer& buffer, std::size_t offset, std::size_t bytes) {
+    (void)buffer, (void)offset, (void)bytes;
+  }
+  virtual void receive(const SharedBuffer& buffer, std::size_t bytes) { (void)buffer, (void)bytes; }
   virtual std::unique_ptr<LinearWeight> pack_linear(const LinearTensor& linear) = 0;
   /// What K and V are kept in for a model whose linears are of `weights`.
   virtual DType cache_dtype(DType weights) const = 0;
+  /// What lies between two operations of such a model: all but the residual stream and results.
+  virtual DType activation_dtype(DType weights) const {
+    (void)weights;
+    return DType::f32;
+  }
   /// Makes room for calls of up to this size, so that none allocates later.
   virtual void reserve(const OpsCapacity& capacity) = 0;
 
   /// Bracket the calls of one forward, so that a backend may keep its threads awake between them.
   virtual void begin_forward() {}
   virtual void end_forward() {}
+  /// Whether a forward whose calls were never made before takes longer than the ones after it.
+  virtual bool keeps_calls() const { return false; }
+  /// What a plan pads a forward to, so that few keys occur.
+  virtual std::int64_t rounded_items(std::int64_t count) const { return count; }
+  virtual std::int64_t rounded_events(std::int64_t count) const { return count; }
+  /// Within a forward, around all calls but send() and receive(). False: the backend had the calls
+  /// of this key on record and has issued them; make none, not even end_calls().
+  virtual bool begin_calls(const ForwardKey& key) {
+    (void)key;
+    return true;
+  }
+  virtual void end_calls() {}
   /// Names the calls that follow, for a profile. `name` outlives the forward.
   virtual void section(const char* name) { (void)name; }
 
@@ -226,6 +310,12 @@ class Ops {
                            const float* bias, Epilogue epilogue, MatrixView out) = 0;
   /// out = norm(x), rows independent.
   virtual void normalize(const NormArgs& norm, MatrixView x, MatrixView out) = 0;
+  /// out[i] = x[i mod x.rows], float32.
+  virtual void repeat_rows(MatrixView x, MatrixView out) {
+    for (std::int64_t i = 0; i < out.rows; ++i)
+      std::memcpy(out.data + i * out.stride, x.data + i % x.rows * x.stride,
+                  static_cast<std::size_t>(out.cols) * sizeof(float));
+  }
 
   /// out [events, width] = K and V of every event's token.
   virtual void project_tokens(const TokenArgs& tokens, const TokenProjection& projection,
@@ -244,6 +334,12 @@ class Ops {
   /// out[b, r] = attention of query r over the recent events of stream b and the null key.
   virtual void stream_cross_attention(const StreamTables& tables, const StreamEvents& events,
                                       MatrixView out) = 0;
+  virtual void phases(const PhaseArgs& args) {
+    for (std::int64_t b = 0; b < args.steps; ++b)
+      time_phases(static_cast<double>(args.step[b] + 1) * args.step_ms,
+                  {args.periods_ms, static_cast<std::size_t>(args.pairs)},
+                  args.cosines + b * args.pairs, args.sines + b * args.pairs);
+  }
   /// Puts k, rotated, and v into the cache at the present step's slot; then each latent's rotated q
   /// attends to all latents of the live steps. `qkv` may be overwritten.
   virtual void paged_attention(const PagedAttentionArgs& args) = 0;

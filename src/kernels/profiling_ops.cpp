@@ -145,6 +145,29 @@ void ProfilingOps::download(void* host, const float* from, std::size_t bytes) {
       });
 }
 
+void ProfilingOps::send(const SharedBuffer& buffer, std::size_t offset, std::size_t bytes) {
+  timed(
+      "send", 0, 0, [&] { inner_.send(buffer, offset, bytes); }, [] { return Work{}; });
+}
+
+void ProfilingOps::receive(const SharedBuffer& buffer, std::size_t bytes) {
+  timed(
+      "receive", 0, 0, [&] { inner_.receive(buffer, bytes); }, [] { return Work{}; });
+}
+
+void ProfilingOps::repeat_rows(MatrixView x, MatrixView out) {
+  timed(
+      "repeat_rows", 0, 0, [&] { inner_.repeat_rows(x, out); },
+      [&] {
+        return Work{0, 0, static_cast<double>(out.rows * out.cols) * kFloat};
+      });
+}
+
+void ProfilingOps::phases(const PhaseArgs& args) {
+  timed(
+      "phases", 0, 0, [&] { inner_.phases(args); }, [] { return Work{}; });
+}
+
 void ProfilingOps::norm_linear(const NormArgs& norm, MatrixView x, const LinearWeight& weight,
                                const float* bias, Epilogue epilogue, MatrixView out) {
   timed(

@@ -62,8 +62,23 @@ class ProfilingOps final : public Ops {
   void clear(const Buffer& buffer) override;
   void upload(const Buffer& to, const void* host, std::size_t bytes) override;
   void download(void* host, const float* from, std::size_t bytes) override;
+  SharedBuffer allocate_shared(SharedUse use, std::size_t bytes) override {
+    return inner_.allocate_shared(use, bytes);
+  }
+  void send(const SharedBuffer& buffer, std::size_t offset, std::size_t bytes) override;
+  void receive(const SharedBuffer& buffer, std::size_t bytes) override;
   std::unique_ptr<LinearWeight> pack_linear(const LinearTensor& linear) override;
   DType cache_dtype(DType weights) const override { return inner_.cache_dtype(weights); }
+  DType activation_dtype(DType weights) const override { return inner_.activation_dtype(weights); }
+  bool keeps_calls() const override { return inner_.keeps_calls(); }
+  std::int64_t rounded_items(std::int64_t count) const override {
+    return inner_.rounded_items(count);
+  }
+  std::int64_t rounded_events(std::int64_t count) const override {
+    return inner_.rounded_events(count);
+  }
+  bool begin_calls(const ForwardKey& key) override { return inner_.begin_calls(key); }
+  void end_calls() override { inner_.end_calls(); }
   void reserve(const OpsCapacity& capacity) override { inner_.reserve(capacity); }
   void begin_forward() override;
   void end_forward() override;
@@ -71,6 +86,8 @@ class ProfilingOps final : public Ops {
   void norm_linear(const NormArgs& norm, MatrixView x, const LinearWeight& weight,
                    const float* bias, Epilogue epilogue, MatrixView out) override;
   void normalize(const NormArgs& norm, MatrixView x, MatrixView out) override;
+  void repeat_rows(MatrixView x, MatrixView out) override;
+  void phases(const PhaseArgs& args) override;
   void project_tokens(const TokenArgs& tokens, const TokenProjection& projection,
                       MatrixView out) override;
   void ragged_attention(const RaggedAttentionArgs& args) override;

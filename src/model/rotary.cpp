@@ -1,7 +1,8 @@
 #include "model/rotary.h"
 
 #include <cmath>
-#include <numbers>
+
+#include "kernels/ops.h"
 
 namespace cortex {
 
@@ -14,12 +15,7 @@ Rotary::Rotary(int head_dim, double min_ms, double max_ms) {
 }
 
 void Rotary::phases(double t_ms, float* cosines, float* sines) const {
-  for (std::size_t i = 0; i < periods_ms_.size(); ++i) {
-    const double period = periods_ms_[i];
-    const double angle = 2 * std::numbers::pi * (std::fmod(t_ms, period) / period);
-    cosines[i] = static_cast<float>(std::cos(angle));
-    sines[i] = static_cast<float>(std::sin(angle));
-  }
+  time_phases(t_ms, periods_ms_, cosines, sines);
 }
 
 }  // namespace cortex

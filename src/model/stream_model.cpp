@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 
 namespace cortex {
 namespace {
@@ -69,6 +70,7 @@ void StreamBatch::clear() {
 StreamModel::StreamModel(const ModelFile& file, Ops& ops, int capacity, const StreamPages& pages)
     : config_(file.config),
       ops_(ops),
+      capacity_(capacity),
       pages_(pages),
       block_rotary_(config_.head_dim, config_.block_period_min_ms, config_.block_period_max_ms) {
   project_tables(file);
@@ -79,9 +81,9 @@ StreamModel::StreamModel(const ModelFile& file, Ops& ops, int capacity, const St
     b.name = fmt::format("block {}", i);
     b.norm_attn = upload(file.at(name("norm_attn")).f32());
     b.norm_mlp = upload(file.at(name("norm_mlp")).f32());
-    b.qkv = ops_.pack_linear(file.linear(name("qkv")));
+    b.qkv = ops_.pack_linear(file.linear(name("qkv"), name("norm_attn")));
     b.out = ops_.pack_linear(file.linear(name("out")));
-    b.up = ops_.pack_linear(file.linear(name("up")));
+    b.up = ops_.pack_linear(file.linear(name("up"), name("norm_mlp")));
     b.down = ops_.pack_linear(file.linear(name("down")));
     blocks_.push_back(std::move(b));
   }
@@ -93,23 +95,40 @@ StreamModel::StreamModel(const ModelFile& file, Ops& ops, int capacity, const St
   output_mean_.assign(mean.begin(), mean.end());
   output_std_.assign(std.begin(), std.end());
 
-  const auto rows = static_cast<std::size_t>(capacity) * config_.latents;
-  const auto floats = [&](std::size_t n) { return ops_.allocate(n * sizeof(float)); };
+  activation_ = ops_.activation_dtype(file.precision());
+  const auto steps = static_cast<std::size_t>(ops_.rounded_items(capacity));
+  const auto rows = steps * static_cast<std::size_t>(config_.latents);
   const auto dim = static_cast<std::size_t>(config_.dim);
+  const auto floats = [&](std::size_t n) { return ops_.allocate(n * sizeof(float)); };
+  const auto activations = [&](std::size_t columns) {
+    return ops_.allocate(rows * columns * size_of(activation_));
+  };
   z_ = floats(rows * dim);
-  qkv_ = floats(rows * 3 * dim);
-  attention_ = floats(rows * dim);
-  hidden_ = floats(rows * static_cast<std::size_t>(config_.hidden()));
-  normed_ = floats(rows * dim);
-  y_ = floats(static_cast<std::size_t>(capacity) * output_mean_.size());
+  qkv_ = activations(3 * dim);
+  attention_ = activations(dim);
+  hidden_ = activations(static_cast<std::size_t>(config_.hidden()));
+  normed_ = activations(dim);
+  y_ = ops_.allocate_shared(SharedUse::output, steps * output_mean_.size() * sizeof(float));
   host_y_.resize(static_cast<std::size_t>(capacity) * output_mean_.size());
-  host_phases_.resize(static_cast<std::size_t>(capacity) * config_.head_dim);
-  phases_ = floats(host_phases_.size());
+  periods_ = ops_.allocate(block_rotary_.periods_ms().size() * sizeof(double));
+  ops_.upload(periods_, block_rotary_.periods_ms().data(), periods_.bytes());
+  cosines_ = floats(steps * block_rotary_.periods_ms().size());
+  sines_ = floats(steps * block_rotary_.periods_ms().size());
+  phases_.step_ms = config_.step_ms;
+  phases_.pairs = block_rotary_.pairs();
+  phases_.periods_ms = periods_.as<double>();
+  phases_.cosines = cosines_.f32();
+  phases_.sines = sines_.f32();
   const std::int64_t events =
       static_cast<std::int64_t>(config_.receptive_steps) * config_.max_events_per_step;
   const int page_count = (config_.window_steps + pages.page_steps - 1) / pages.page_steps;
-  integers_ = ops_.allocate(sizeof(std::int32_t) * static_cast<std::size_t>(capacity) *
-                            static_cast<std::size_t>(3 * events + page_count + 8));
+  most_events_ = events;
+  page_count_ = page_count;
+  inputs_ = ops_.allocate_shared(
+      SharedUse::input,
+      steps * (sizeof(std::int64_t) +
+               sizeof(std::int32_t) * static_cast<std::size_t>(3 * events + page_count + 5)) +
+          2 * sizeof(std::int32_t));
   OpsCapacity most;
   most.rows = static_cast<std::int64_t>(rows);
   most.inputs = std::max(config_.hidden(), config_.latents * config_.dim);
@@ -229,57 +248,95 @@ void StreamModel::project_scores(std::span<const float> unit_kv, std::span<const
   tables_.value_score = keep(scores(value_kv));
 }
 
-void StreamModel::upload_batch(const StreamBatch& batch) {
-  // One block of integers: a backend copies it once.
-  std::int32_t* const base = integers_.as<std::int32_t>();
+void StreamModel::send_batch(const StreamBatch& batch, int steps) {
+  auto* const host = inputs_.host.as<std::byte>();
+  const auto* const device = inputs_.device.as<std::byte>();
   std::size_t at = 0;
-  const auto put = [&](const std::vector<std::int32_t>& v) -> const std::int32_t* {
-    std::int32_t* to = base + at;
-    ops_.upload(Buffer(to, v.size() * sizeof(std::int32_t), [](void*) {}), v.data(),
-                v.size() * sizeof(std::int32_t));
-    at += v.size();
-    return to;
+  // Copies `values` and the padding behind them; where it lies depends on `steps` alone.
+  const auto put = [&](const auto& values, std::size_t count, auto padding) {
+    using T = typename std::decay_t<decltype(values)>::value_type;
+    T* const to = reinterpret_cast<T*>(host + at);
+    std::copy(values.begin(), values.end(), to);
+    std::fill(to + values.size(), to + count, static_cast<T>(padding));
+    const auto* const here = reinterpret_cast<const T*>(device + at);
+    at += count * sizeof(T);
+    return here;
   };
-  events_ = {batch.steps,     put(batch.indptr), put(batch.present),
-             put(batch.unit), put(batch.value),  put(batch.offset)};
-  cache_ = {pages_.pool,       pages_.page_bytes,    pages_.dtype,
-            pages_.page_steps, config_.window_steps, put(batch.page_indptr),
-            put(batch.pages),  put(batch.slot),      put(batch.live)};
-  const int half = block_rotary_.pairs();
-  float* cosines = host_phases_.data();
-  float* sines = cosines + static_cast<std::size_t>(batch.steps) * half;
-  for (int b = 0; b < batch.steps; ++b)
-    block_rotary_.phases(
-        static_cast<double>(batch.step[static_cast<std::size_t>(b)] + 1) * config_.step_ms,
-        cosines + static_cast<std::size_t>(b) * half, sines + static_cast<std::size_t>(b) * half);
-  ops_.upload(phases_, host_phases_.data(),
-              sizeof(float) * 2 * static_cast<std::size_t>(batch.steps) * half);
+  const auto n = static_cast<std::size_t>(steps);
+  events_.steps = phases_.steps = steps;
+  phases_.step = put(batch.step, n, 0);
+  events_.indptr = put(batch.indptr, n + 1, batch.indptr.back());
+  events_.present = put(batch.present, n, batch.indptr.back());
+  cache_ = {pages_.pool, pages_.page_bytes, pages_.dtype, pages_.page_steps, config_.window_steps};
+  cache_.indptr = put(batch.page_indptr, n + 1, batch.page_indptr.back());
+  cache_.pages = put(batch.pages, n * static_cast<std::size_t>(page_count_), 0);
+  cache_.slot = put(batch.slot, n, 0);
+  cache_.live = put(batch.live, n, 0);
+  ops_.send(inputs_, 0, at);
+  const auto put_events = [&](const std::vector<std::int32_t>& values) {
+    const std::size_t from = at;
+    const auto* const here = put(values, values.size(), 0);
+    ops_.send(inputs_, from, at - from);
+    at = from + n * static_cast<std::size_t>(most_events_) * sizeof(std::int32_t);
+    return here;
+  };
+  events_.unit = put_events(batch.unit);
+  events_.value = put_events(batch.value);
+  events_.offset = put_events(batch.offset);
 }
 
 std::span<const float> StreamModel::forward(const StreamBatch& batch) {
+  const auto n = static_cast<std::size_t>(batch.steps) * output_mean_.size();
+  forward_padded(batch, static_cast<int>(ops_.rounded_items(batch.steps)));
+  const auto* const y = y_.host.as<float>();
+  for (std::size_t i = 0; i < n; ++i)
+    host_y_[i] = y[i] * output_std_[i % output_std_.size()] + output_mean_[i % output_std_.size()];
+  return {host_y_.data(), n};
+}
+
+void StreamModel::forward_padded(const StreamBatch& batch, int steps) {
   const ForwardScope scope(ops_);
-  upload_batch(batch);
-  const std::int64_t rows = static_cast<std::int64_t>(batch.steps) * config_.latents;
+  send_batch(batch, steps);
+  if (ops_.begin_calls({this, steps, 0})) {
+    run(steps);
+    ops_.end_calls();
+  }
+  ops_.receive(y_, static_cast<std::size_t>(batch.steps) * output_mean_.size() * sizeof(float));
+}
+
+void StreamModel::warm_up() {
+  if (!ops_.keeps_calls()) return;
+  StreamBatch none;
+  none.clear();
+  for (std::int64_t n = 1; n <= capacity_; ++n) {
+    n = ops_.rounded_items(n);
+    forward_padded(none, static_cast<int>(n));
+  }
+}
+
+void StreamModel::run(int steps) {
+  const std::int64_t rows = static_cast<std::int64_t>(steps) * config_.latents;
   const std::int64_t dim = config_.dim;
   const MatrixView z = matrix(z_.f32(), rows, dim);
-  const MatrixView attention = matrix(attention_.f32(), rows, dim);
-  const MatrixView qkv = matrix(qkv_.f32(), rows, 3 * dim);
-  const MatrixView hidden = matrix(hidden_.f32(), rows, config_.hidden());
+  const MatrixView attention = matrix(attention_.f32(), rows, dim, activation_);
+  const MatrixView qkv = matrix(qkv_.f32(), rows, 3 * dim, activation_);
+  const MatrixView hidden = matrix(hidden_.f32(), rows, config_.hidden(), activation_);
 
   ops_.section("tokens");
+  ops_.phases(phases_);
   ops_.additive_bag(tables_, events_, z);
   ops_.section("cross-attention");
   ops_.stream_cross_attention(tables_, events_, attention);
   ops_.norm_linear({}, attention, *cross_out_, nullptr, Epilogue::add, z);
 
   PagedAttentionArgs paged;
-  paged.steps = batch.steps;
+  paged.steps = steps;
   paged.heads = config_.heads;
   paged.head_dim = config_.head_dim;
   paged.latents = config_.latents;
   paged.qkv = qkv;
-  paged.cosines = phases_.f32();
-  paged.sines = phases_.f32() + static_cast<std::int64_t>(batch.steps) * block_rotary_.pairs();
+  paged.cosines = phases_.cosines;
+  paged.sines = phases_.sines;
   paged.cache = cache_;
   paged.out = attention;
   for (std::size_t i = 0; i < blocks_.size(); ++i) {
@@ -294,16 +351,9 @@ std::span<const float> StreamModel::forward(const StreamBatch& batch) {
   }
   ops_.section("head");
   const auto outputs = static_cast<std::int64_t>(output_mean_.size());
-  ops_.normalize(rms(final_norm_), z, matrix(normed_.f32(), rows, dim));
-  ops_.norm_linear({}, matrix(normed_.f32(), batch.steps, config_.latents * dim), *head_,
-                   head_bias_.f32(), Epilogue::store, matrix(y_.f32(), batch.steps, outputs));
-
-  const auto n = static_cast<std::size_t>(batch.steps * outputs);
-  ops_.download(host_y_.data(), y_.f32(), n * sizeof(float));
-  for (std::size_t i = 0; i < n; ++i)
-    host_y_[i] =
-        host_y_[i] * output_std_[i % output_std_.size()] + output_mean_[i % output_std_.size()];
-  return {host_y_.data(), n};
+  ops_.normalize(rms(final_norm_), z, matrix(normed_.f32(), rows, dim, activation_));
+  ops_.norm_linear({}, matrix(normed_.f32(), steps, config_.latents * dim, activation_), *head_,
+                   head_bias_.f32(), Epilogue::store, matrix(y_.device.f32(), steps, outputs));
 }
 
 }  // namespace cortex

@@ -50,6 +50,9 @@ class StreamModel {
   /// Runs the batch: appends K and V of each step to its pages, and leaves the behaviour in
   /// physical units in the returned [steps, outputs], valid until the next call.
   std::span<const float> forward(const StreamBatch& batch);
+  /// Where the backend keeps calls: runs an empty batch of every size that it tells apart, so that
+  /// from then on no forward is a first one.
+  void warm_up();
 
   const ModelConfig& config() const { return config_; }
 
@@ -75,11 +78,15 @@ class StreamModel {
   void project_scores(std::span<const float> unit_kv, std::span<const float> value_kv,
                       std::span<const float> query);
   void project_tables(const ModelFile& file);
-  void upload_batch(const StreamBatch& batch);
+  /// Lays the batch, padded to `steps` steps, into shared memory.
+  void send_batch(const StreamBatch& batch, int steps);
+  void forward_padded(const StreamBatch& batch, int steps);
+  void run(int steps);
   NormArgs rms(const Buffer& gain) const;
 
   ModelConfig config_;
   Ops& ops_;
+  int capacity_ = 0;
   StreamPages pages_;
   Rotary block_rotary_;
 
@@ -99,11 +106,15 @@ class StreamModel {
   Buffer attention_;
   Buffer hidden_;
   Buffer normed_;
-  Buffer y_;
-  // The batch in the backend's memory.
-  Buffer integers_;
-  Buffer phases_;
-  std::vector<float> host_phases_;
+  DType activation_ = DType::f32;
+  SharedBuffer y_;
+  SharedBuffer inputs_;           // the batch
+  std::int64_t most_events_ = 0;  // recent events of a stream
+  int page_count_ = 0;            // of a stream
+  Buffer periods_;
+  Buffer cosines_;
+  Buffer sines_;
+  PhaseArgs phases_;
   std::vector<float> host_y_;
   StreamEvents events_;
   PagedKv cache_;

@@ -186,9 +186,10 @@ bool ends_with(const std::string& text, std::string_view end) {
 
 }  // namespace
 
-LinearTensor ModelFile::linear(const std::string& name) const {
+LinearTensor ModelFile::linear(const std::string& name, const std::string& gain) const {
   const auto scale = tensors.find(scale_name(name));
-  return {at(name), scale == tensors.end() ? nullptr : &scale->second};
+  return {at(name), scale == tensors.end() ? nullptr : &scale->second,
+          gain.empty() ? nullptr : &at(gain)};
 }
 
 DType ModelFile::precision() const {

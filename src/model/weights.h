@@ -19,8 +19,9 @@ struct ModelFile {
   std::string digest;  ///< 16 hex digits over the file's bytes
 
   const Tensor& at(const std::string& name) const { return tensors.at(name); }
-  /// A linear's weight with its scale, where it has one.
-  LinearTensor linear(const std::string& name) const;
+  /// A linear's weight with its scale, where it has one; `gain` names that of the RMS norm which
+  /// always comes before it, or nothing.
+  LinearTensor linear(const std::string& name, const std::string& gain = {}) const;
   /// Narrowest dtype of any linear: what the model is said to run in.
   DType precision() const;
   /// Weights and biases; neither scales nor the output's mean and std.

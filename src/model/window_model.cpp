@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 
 namespace cortex {
 namespace {
@@ -26,13 +27,12 @@ void WindowBatch::clear() {
 }
 
 WindowModel::WindowModel(const ModelFile& file, Ops& ops, int capacity, std::int64_t max_events)
-    : config_(file.config), ops_(ops) {
+    : config_(file.config), ops_(ops), capacity_(capacity), max_events_(max_events) {
   const std::int64_t dim = config_.dim;
   neuron_table_ = upload(file.at("tokenizer.neuron_emb.weight").f32());
   time_table_ = upload(file.at("tokenizer.time_emb.weight").f32());
   value_table_ = upload(file.at("tokenizer.value_emb.weight").f32());
-  const auto latents = file.at("encoder.latents").f32();
-  latents_.assign(latents.begin(), latents.end());
+  latents_ = upload(file.at("encoder.latents").f32());
 
   const std::string cross = "encoder.cross_attn.";
   project_token_tables(file);
@@ -43,9 +43,12 @@ WindowModel::WindowModel(const ModelFile& file, Ops& ops, int capacity, std::int
     b.name = fmt::format("block {}", i);
     b.norm_attn = load_norm(file, block + "norm_attn");
     b.norm_mlp = load_norm(file, block + "norm_mlp");
-    b.qkv = ops_.pack_linear(file.linear(block + "qkv_proj.weight"));
+    const auto norm = [&](const char* name) {
+      return config_.norm == NormKind::rmsnorm ? block + name + ".weight" : "";
+    };
+    b.qkv = ops_.pack_linear(file.linear(block + "qkv_proj.weight", norm("norm_attn")));
     b.out = ops_.pack_linear(file.linear(block + "out_proj.weight"));
-    b.up = ops_.pack_linear(file.linear(block + "mlp.0.weight"));
+    b.up = ops_.pack_linear(file.linear(block + "mlp.0.weight", norm("norm_mlp")));
     b.down = ops_.pack_linear(file.linear(block + "mlp.2.weight"));
     blocks_.push_back(std::move(b));
   }
@@ -87,31 +90,39 @@ WindowModel::WindowModel(const ModelFile& file, Ops& ops, int capacity, std::int
     output_std_.assign(std.begin(), std.end());
   }
 
-  const std::int64_t rows = static_cast<std::int64_t>(capacity) * config_.latents;
-  integers_ =
-      ops_.allocate(sizeof(std::int32_t) * static_cast<std::size_t>(3 * max_events + capacity + 1));
-  item_bins_ = ops_.allocate(sizeof(double) * static_cast<std::size_t>(capacity));
+  activation_ = ops_.activation_dtype(file.precision());
+  const std::int64_t windows = ops_.rounded_items(capacity);
+  const std::int64_t events = ops_.rounded_events(max_events);
+  const std::int64_t rows = windows * config_.latents;
+  const auto activations = [&](std::int64_t n) {
+    return ops_.allocate(size_of(activation_) * static_cast<std::size_t>(n));
+  };
+  inputs_ = ops_.allocate_shared(
+      SharedUse::input,
+      sizeof(double) * static_cast<std::size_t>(windows) +
+          sizeof(std::int32_t) * static_cast<std::size_t>(3 * events + windows + 1));
   std::vector<std::int32_t> latent_indptr;
-  for (int i = 0; i <= capacity; ++i) latent_indptr.push_back(i * config_.latents);
+  for (int i = 0; i <= windows; ++i) latent_indptr.push_back(i * config_.latents);
   latent_indptr_ = ops_.allocate(latent_indptr.size() * sizeof(std::int32_t));
   ops_.upload(latent_indptr_, latent_indptr.data(), latent_indptr.size() * sizeof(std::int32_t));
-  kv_ = floats(std::max(max_events, rows) * 2 * dim);
+  kv_ = activations(events * 2 * dim);
   z_ = floats(rows * dim);
-  qkv_ = floats(rows * 3 * dim);
-  attention_ = floats(rows * dim);
-  hidden_ = floats(rows * config_.hidden());
-  final_ = floats(rows * dim);
+  qkv_ = activations(rows * 3 * dim);
+  attention_ = activations(rows * dim);
+  hidden_ = activations(rows * config_.hidden());
+  final_ = activations(rows * dim);
   const std::int64_t head_rows = static_cast<std::int64_t>(config_.outputs()) * config_.heads;
   head_scores_ = floats(rows * head_rows);
-  head_pooled_ = floats(static_cast<std::int64_t>(capacity) * head_rows * dim);
-  y_ = floats(static_cast<std::int64_t>(capacity) *
-              std::max(config_.outputs(), config_.value_buckets));
+  head_pooled_ = floats(windows * head_rows * dim);
+  y_ = ops_.allocate_shared(SharedUse::output,
+                            sizeof(float) * static_cast<std::size_t>(windows * config_.outputs()));
+  logits_ = floats(windows * config_.value_buckets);
   host_y_.resize(static_cast<std::size_t>(capacity) * static_cast<std::size_t>(config_.outputs()));
   OpsCapacity most;
-  most.rows = std::max(max_events, rows);
+  most.rows = rows;
   most.inputs = std::max(config_.hidden(), config_.heads * config_.dim);
   most.queries = rows;
-  most.keys = std::max<std::int64_t>(max_events, config_.latents);
+  most.keys = std::max<std::int64_t>(events, config_.latents);
   most.head_dim = config_.head_dim;
   ops_.reserve(most);
 }
@@ -224,30 +235,45 @@ MatrixView WindowModel::latent_rows(const Buffer& buffer, int cols) const {
   return matrix(buffer.f32(), static_cast<std::int64_t>(windows_) * config_.latents, cols);
 }
 
-void WindowModel::encode_events(const WindowBatch& batch) {
-  const int dim = config_.dim;
-  const auto events = static_cast<std::int64_t>(batch.neuron.size());
-  std::int32_t* at = integers_.as<std::int32_t>();
-  const auto put = [&](const std::vector<std::int32_t>& v) -> const std::int32_t* {
-    std::int32_t* to = at;
-    const std::size_t bytes = v.size() * sizeof(std::int32_t);
-    ops_.upload(Buffer(to, bytes, [](void*) {}), v.data(), bytes);
-    at += v.size();
-    return to;
+MatrixView WindowModel::activation_rows(const Buffer& buffer, int cols) const {
+  MatrixView rows = latent_rows(buffer, cols);
+  rows.dtype = activation_;
+  return rows;
+}
+
+void WindowModel::send_batch(const WindowBatch& batch, std::int64_t windows, std::int64_t events) {
+  auto* const host = inputs_.host.as<std::byte>();
+  const auto* const device = inputs_.device.as<std::byte>();
+  std::size_t at = 0;
+  // Copies `values` and the padding behind them; where it lies depends on the padded sizes alone.
+  const auto put = [&](const auto& values, std::int64_t count, auto padding) {
+    using T = typename std::decay_t<decltype(values)>::value_type;
+    T* const to = reinterpret_cast<T*>(host + at);
+    std::copy(values.begin(), values.end(), to);
+    std::fill(to + values.size(), to + count, static_cast<T>(padding));
+    const auto* const here = reinterpret_cast<const T*>(device + at);
+    at += static_cast<std::size_t>(count) * sizeof(T);
+    return here;
   };
-  TokenArgs tokens;
-  tokens.neuron_table = neuron_table_.f32();
-  tokens.time_table = time_table_.f32();
-  tokens.value_table = value_table_.f32();
-  tokens.value_buckets = config_.value_buckets;
-  tokens.events = events;
-  tokens.neuron = put(batch.neuron);
-  tokens.bin = put(batch.bin);
-  tokens.value = put(batch.value);
-  tokens.dim = dim;
+  item_bins_ = put(batch.window_bins, windows, 1);
+  indptr_ = put(batch.indptr, windows + 1, batch.indptr.back());
+  tokens_.neuron = put(batch.neuron, events, 0);
+  tokens_.bin = put(batch.bin, events, 0);
+  tokens_.value = put(batch.value, events, 0);
+  tokens_.events = events;
+  ops_.send(inputs_, 0, at);
+}
+
+void WindowModel::encode_events() {
+  const int dim = config_.dim;
+  tokens_.neuron_table = neuron_table_.f32();
+  tokens_.time_table = time_table_.f32();
+  tokens_.value_table = value_table_.f32();
+  tokens_.value_buckets = config_.value_buckets;
+  tokens_.dim = dim;
   ops_.section("tokens");
-  const MatrixView kv = matrix(kv_.f32(), events, 2 * dim);
-  ops_.project_tokens(tokens, projection_, kv);
+  const MatrixView kv = matrix(kv_.f32(), tokens_.events, 2 * dim, activation_);
+  ops_.project_tokens(tokens_, projection_, kv);
 
   RaggedAttentionArgs cross;
   cross.items = windows_;
@@ -257,24 +283,17 @@ void WindowModel::encode_events(const WindowBatch& batch) {
   cross.q = matrix(cross_query_.f32(), config_.latents, dim);
   cross.shared_q = true;
   cross.k = kv;
-  cross.v = kv;
-  cross.v.data += dim;
-  cross.indptr = put(batch.indptr);
-  cross.out = latent_rows(attention_, dim);
+  cross.v = kv.from_column(dim);
+  cross.indptr = indptr_;
+  cross.out = activation_rows(attention_, dim);
   if (config_.receptive_ms > 0) {
-    ops_.upload(item_bins_, batch.window_bins.data(), batch.window_bins.size() * sizeof(double));
-    cross.key_bins = tokens.bin;
+    cross.key_bins = tokens_.bin;
     cross.reach_bins = config_.receptive_ms / config_.bin_ms;
-    cross.item_bins = item_bins_.as<double>();
+    cross.item_bins = item_bins_;
   }
   ops_.section("cross-attention");
   ops_.ragged_attention(cross);
-
-  const std::size_t item_bytes = latents_.size() * sizeof(float);
-  for (int i = 0; i < windows_; ++i)
-    ops_.upload(
-        Buffer(z_.f32() + static_cast<std::size_t>(i) * latents_.size(), item_bytes, [](void*) {}),
-        latents_.data(), item_bytes);
+  ops_.repeat_rows(matrix(latents_.f32(), config_.latents, dim), latent_rows(z_, dim));
   ops_.norm_linear({}, cross.out, *cross_out_, nullptr, Epilogue::add, latent_rows(z_, dim));
 }
 
@@ -282,8 +301,8 @@ void WindowModel::run_block(const Block& block) {
   ops_.section(block.name.c_str());
   const int dim = config_.dim;
   const MatrixView z = latent_rows(z_, dim);
-  const MatrixView qkv = latent_rows(qkv_, 3 * dim);
-  const MatrixView hidden = latent_rows(hidden_, config_.hidden());
+  const MatrixView qkv = activation_rows(qkv_, 3 * dim);
+  const MatrixView hidden = activation_rows(hidden_, config_.hidden());
   ops_.norm_linear(args(block.norm_attn), z, *block.qkv, nullptr, Epilogue::store, qkv);
 
   RaggedAttentionArgs self;
@@ -291,11 +310,11 @@ void WindowModel::run_block(const Block& block) {
   self.heads = config_.heads;
   self.head_dim = config_.head_dim;
   self.queries = config_.latents;
-  self.q = self.k = self.v = qkv;
-  self.k.data += dim;
-  self.v.data += 2 * dim;
+  self.q = qkv;
+  self.k = qkv.from_column(dim);
+  self.v = qkv.from_column(2 * dim);
   self.indptr = latent_indptr_.as<std::int32_t>();
-  self.out = latent_rows(attention_, dim);
+  self.out = activation_rows(attention_, dim);
   ops_.ragged_attention(self);
 
   ops_.norm_linear({}, self.out, *block.out, nullptr, Epilogue::add, z);
@@ -304,16 +323,49 @@ void WindowModel::run_block(const Block& block) {
 }
 
 std::span<const float> WindowModel::forward(const WindowBatch& batch) {
+  forward_padded(batch, ops_.rounded_items(batch.windows()),
+                 ops_.rounded_events(static_cast<std::int64_t>(batch.neuron.size())));
+  const auto outputs = static_cast<std::size_t>(config_.outputs());
+  const std::size_t n = static_cast<std::size_t>(batch.windows()) * outputs;
+  for (std::size_t i = 0; i < n; ++i)
+    host_y_[i] = y_.host.as<float>()[i] * output_std_[i % outputs] + output_mean_[i % outputs];
+  return {host_y_.data(), n};
+}
+
+void WindowModel::forward_padded(const WindowBatch& batch, std::int64_t windows,
+                                 std::int64_t events) {
   const ForwardScope scope(ops_);
-  windows_ = batch.windows();
+  windows_ = static_cast<int>(windows);
+  send_batch(batch, windows, events);
+  if (ops_.begin_calls({this, windows, events})) {
+    run();
+    ops_.end_calls();
+  }
+  ops_.receive(y_, sizeof(float) * static_cast<std::size_t>(batch.windows() * config_.outputs()));
+}
+
+void WindowModel::warm_up() {
+  if (!ops_.keeps_calls()) return;
+  const WindowBatch none;
+  for (std::int64_t n = 1; n <= capacity_; ++n) {
+    n = ops_.rounded_items(n);
+    const std::int64_t most = max_events_ / capacity_ * n;
+    for (std::int64_t events = 0; events <= most; ++events) {
+      events = ops_.rounded_events(events);
+      forward_padded(none, n, events);
+    }
+  }
+}
+
+void WindowModel::run() {
   const int dim = config_.dim;
   const int outputs = config_.outputs();
-  encode_events(batch);
+  encode_events();
   for (const Block& block : blocks_) run_block(block);
   ops_.section("head");
-  const MatrixView final = latent_rows(final_, dim);
+  const MatrixView final = activation_rows(final_, dim);
   ops_.normalize(args(final_norm_), latent_rows(z_, dim), final);
-  const MatrixView keys = latent_rows(attention_, dim);
+  const MatrixView keys = activation_rows(attention_, dim);
   ops_.normalize(args(head_norm_), final, keys);
   const MatrixView scores = latent_rows(head_scores_, outputs * config_.heads);
   ops_.norm_linear({}, keys, *head_score_, nullptr, Epilogue::store, scores);
@@ -321,25 +373,17 @@ std::span<const float> WindowModel::forward(const WindowBatch& batch) {
   ops_.softmax_pool(scores, keys, config_.latents,
                     matrix(head_pooled_.f32(), answers * config_.heads, dim));
   ops_.norm_linear({}, matrix(head_pooled_.f32(), answers, config_.heads * dim), *head_value_,
-                   nullptr, Epilogue::store, matrix(y_.f32(), answers, 1));
-
-  const auto n = static_cast<std::size_t>(answers);
-  ops_.download(host_y_.data(), y_.f32(), n * sizeof(float));
-  for (std::size_t i = 0; i < n; ++i) {
-    const std::size_t o = i % static_cast<std::size_t>(outputs);
-    host_y_[i] = host_y_[i] * output_std_[o] + output_mean_[o];
-  }
-  return {host_y_.data(), n};
+                   nullptr, Epilogue::store, matrix(y_.device.f32(), answers, 1));
 }
 
 std::vector<float> WindowModel::masked_spike_logits() {
   if (!spike_head_) return {};
-  const MatrixView pooled = matrix(attention_.f32(), windows_, config_.dim);
-  ops_.mean_rows(latent_rows(final_, config_.dim), config_.latents, pooled);
+  const MatrixView pooled = matrix(attention_.f32(), windows_, config_.dim, activation_);
+  ops_.mean_rows(activation_rows(final_, config_.dim), config_.latents, pooled);
   ops_.norm_linear({}, pooled, *spike_head_, spike_bias_.f32(), Epilogue::store,
-                   matrix(y_.f32(), windows_, config_.value_buckets));
+                   matrix(logits_.f32(), windows_, config_.value_buckets));
   std::vector<float> logits(static_cast<std::size_t>(windows_ * config_.value_buckets));
-  ops_.download(logits.data(), y_.f32(), logits.size() * sizeof(float));
+  ops_.download(logits.data(), logits_.f32(), logits.size() * sizeof(float));
   return logits;
 }
 

@@ -34,6 +34,8 @@ class WindowModel {
 
   /// Behaviour in physical units, [windows, outputs], valid until the next call.
   std::span<const float> forward(const WindowBatch& batch);
+  /// As StreamModel::warm_up().
+  void warm_up();
   /// Logits over value buckets of the published masked-spike head for the windows of the last
   /// forward, [windows, value_buckets]; empty where the model has no such head.
   std::vector<float> masked_spike_logits();
@@ -59,7 +61,12 @@ class WindowModel {
   Norm load_norm(const ModelFile& file, const std::string& name);
   NormArgs args(const Norm& norm) const;
   MatrixView latent_rows(const Buffer& buffer, int cols) const;
-  void encode_events(const WindowBatch& batch);
+  MatrixView activation_rows(const Buffer& buffer, int cols) const;
+  /// Lays the batch, padded to `windows` windows and `events` events, into shared memory.
+  void send_batch(const WindowBatch& batch, std::int64_t windows, std::int64_t events);
+  void forward_padded(const WindowBatch& batch, std::int64_t windows, std::int64_t events);
+  void run();
+  void encode_events();
   /// Folds the head's query into its keys and its output into its values: neither has input in it.
   void fold_head(const ModelFile& file);
   void project_token_tables(const ModelFile& file);
@@ -67,12 +74,14 @@ class WindowModel {
 
   ModelConfig config_;
   Ops& ops_;
-  int windows_ = 0;
+  int capacity_ = 0;
+  std::int64_t max_events_ = 0;
+  int windows_ = 0;  // padded
 
   Buffer neuron_table_;
   Buffer time_table_;
   Buffer value_table_;
-  std::vector<float> latents_;
+  Buffer latents_;
   Buffer cross_query_;          // [L, D]: no input in it
   TokenProjection projection_;  // the cross-attention's K and V
   std::vector<Buffer> projected_;
@@ -87,8 +96,11 @@ class WindowModel {
   std::vector<float> output_mean_;
   std::vector<float> output_std_;
 
-  Buffer integers_;
-  Buffer item_bins_;
+  DType activation_ = DType::f32;
+  SharedBuffer inputs_;  // the batch
+  TokenArgs tokens_;
+  const std::int32_t* indptr_ = nullptr;
+  const double* item_bins_ = nullptr;
   Buffer latent_indptr_;
   Buffer kv_;
   Buffer z_;
@@ -98,7 +110,8 @@ class WindowModel {
   Buffer final_;
   Buffer head_scores_;  // [rows, outputs * heads]
   Buffer head_pooled_;  // [windows * outputs, heads * D]
-  Buffer y_;
+  SharedBuffer y_;
+  Buffer logits_;
   std::vector<float> host_y_;
 };
 

@@ -21,10 +21,29 @@ class ForwardingOps : public Ops {
   void download(void* host, const float* from, std::size_t bytes) override {
     base_.download(host, from, bytes);
   }
+  SharedBuffer allocate_shared(SharedUse use, std::size_t bytes) override {
+    return base_.allocate_shared(use, bytes);
+  }
+  void send(const SharedBuffer& buffer, std::size_t offset, std::size_t bytes) override {
+    base_.send(buffer, offset, bytes);
+  }
+  void receive(const SharedBuffer& buffer, std::size_t bytes) override {
+    base_.receive(buffer, bytes);
+  }
   std::unique_ptr<LinearWeight> pack_linear(const LinearTensor& linear) override {
     return base_.pack_linear(linear);
   }
   DType cache_dtype(DType weights) const override { return base_.cache_dtype(weights); }
+  DType activation_dtype(DType weights) const override { return base_.activation_dtype(weights); }
+  bool keeps_calls() const override { return base_.keeps_calls(); }
+  std::int64_t rounded_items(std::int64_t count) const override {
+    return base_.rounded_items(count);
+  }
+  std::int64_t rounded_events(std::int64_t count) const override {
+    return base_.rounded_events(count);
+  }
+  bool begin_calls(const ForwardKey& key) override { return base_.begin_calls(key); }
+  void end_calls() override { base_.end_calls(); }
   void reserve(const OpsCapacity& capacity) override { base_.reserve(capacity); }
   void begin_forward() override { base_.begin_forward(); }
   void end_forward() override { base_.end_forward(); }
@@ -36,6 +55,8 @@ class ForwardingOps : public Ops {
   void normalize(const NormArgs& norm, MatrixView x, MatrixView out) override {
     base_.normalize(norm, x, out);
   }
+  void repeat_rows(MatrixView x, MatrixView out) override { base_.repeat_rows(x, out); }
+  void phases(const PhaseArgs& args) override { base_.phases(args); }
   void project_tokens(const TokenArgs& tokens, const TokenProjection& projection,
                       MatrixView out) override {
     base_.project_tokens(tokens, projection, out);

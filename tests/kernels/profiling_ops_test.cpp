@@ -24,6 +24,31 @@ class CountingOps final : public Ops {
   void clear(const Buffer&) override { ++calls["clear"]; }
   void upload(const Buffer&, const void*, std::size_t) override { ++calls["upload"]; }
   void download(void*, const float*, std::size_t) override { ++calls["download"]; }
+  SharedBuffer allocate_shared(SharedUse, std::size_t) override {
+    ++calls["allocate_shared"];
+    return {};
+  }
+  void send(const SharedBuffer&, std::size_t, std::size_t) override { ++calls["send"]; }
+  void receive(const SharedBuffer&, std::size_t) override { ++calls["receive"]; }
+  DType activation_dtype(DType) const override {
+    ++calls["activation_dtype"];
+    return DType::bf16;
+  }
+  std::int64_t rounded_items(std::int64_t count) const override {
+    ++calls["rounded_items"];
+    return 2 * count;
+  }
+  std::int64_t rounded_events(std::int64_t count) const override {
+    ++calls["rounded_events"];
+    return 3 * count;
+  }
+  bool begin_calls(const ForwardKey&) override {
+    ++calls["begin_calls"];
+    return false;
+  }
+  void end_calls() override { ++calls["end_calls"]; }
+  void repeat_rows(MatrixView, MatrixView) override { ++calls["repeat_rows"]; }
+  void phases(const PhaseArgs&) override { ++calls["phases"]; }
   std::unique_ptr<LinearWeight> pack_linear(const LinearTensor& linear) override {
     ++calls["pack_linear"];
     return std::make_unique<LinearWeight>(linear.weight.size(0), linear.weight.size(1));
@@ -78,6 +103,16 @@ TEST(ProfilingOps, EveryCallReachesTheBackendOnceRecordingOrNot) {
     ops.clear(buffer);
     ops.upload(buffer, nullptr, 0);
     ops.download(nullptr, nullptr, 0);
+    const SharedBuffer shared = ops.allocate_shared(SharedUse::input, 4);
+    ops.send(shared, 0, 4);
+    ops.receive(shared, 4);
+    EXPECT_EQ(ops.activation_dtype(DType::f32), DType::bf16);
+    EXPECT_EQ(ops.rounded_items(3), 6);
+    EXPECT_EQ(ops.rounded_events(3), 9);
+    EXPECT_FALSE(ops.begin_calls({}));
+    ops.end_calls();
+    ops.repeat_rows({}, {});
+    ops.phases({});
     const auto linear = ops.pack_linear({weight});
     EXPECT_EQ(ops.cache_dtype(DType::f32), DType::bf16);
     ops.reserve({});
@@ -95,7 +130,7 @@ TEST(ProfilingOps, EveryCallReachesTheBackendOnceRecordingOrNot) {
     ops.stream_cross_attention({}, events, {});
     ops.paged_attention({});
     ops.end_forward();
-    EXPECT_EQ(inner.calls.size(), 19U);
+    EXPECT_EQ(inner.calls.size(), 29U);
     for (const auto& [name, count] : inner.calls) EXPECT_EQ(count, 1) << name;
     EXPECT_STREQ(ops.name(), "counting");
   }

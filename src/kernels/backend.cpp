@@ -1,0 +1,89 @@
+#include "kernels/backend.h"
+
+#include <fmt/format.h>
+
+#include <charconv>
+
+#ifdef CORTEX_WITH_CUDA
+#include "kernels/cuda/cuda_ops.h"
+#endif
+
+namespace cortex {
+namespace {
+
+Backend cpu_backend(const CpuOptions& options) {
+  Backend backend;
+  backend.ops = make_cpu_ops(options);
+  backend.name = fmt::format("cpu {}", backend.ops->name());
+  return backend;
+}
+
+Error no_gpu(const std::string& device, const std::string& why) {
+  return {ErrorCode::unavailable, fmt::format("device '{}': {}", device, why), "device"};
+}
+
+#ifdef CORTEX_WITH_CUDA
+
+constexpr const char* kNone = "no NVIDIA GPU of compute capability 8.0 or newer, or no driver";
+
+Result<Backend> cuda_backend(int index) {
+  try {
+    Backend backend;
+    backend.ops = make_cuda_ops(index);
+    backend.name = fmt::format("cuda:{} {}", index, backend.ops->name());
+    backend.on_gpu = true;
+    return backend;
+  } catch (const DeviceError& e) {
+    return no_gpu(fmt::format("cuda:{}", index), e.what());
+  }
+}
+
+/// Error: why there is none.
+Result<int> find_gpu(const std::string& device, int index) {
+  const auto devices = cuda_devices();
+  if (devices.empty()) return no_gpu(device, kNone);
+  for (const CudaDevice& d : devices)
+    if (index < 0 || d.index == index) return d.index;
+  return no_gpu(device, fmt::format("there is no such GPU; the first is cuda:{}, {}",
+                                    devices.front().index, devices.front().name));
+}
+
+#else
+
+Result<Backend> cuda_backend(int index) {
+  return no_gpu(fmt::format("cuda:{}", index), "this build has no CUDA backend");
+}
+Result<int> find_gpu(const std::string& device, int) {
+  return no_gpu(device, "this build has no CUDA backend");
+}
+
+#endif
+
+}  // namespace
+
+Result<Backend> make_backend(const std::string& device, const CpuOptions& cpu) {
+  if (device == "cpu") return cpu_backend(cpu);
+  if (device == "auto") {
+    const auto gpu = find_gpu(device, -1);
+    auto chosen = gpu ? cuda_backend(*gpu) : Result<Backend>(gpu.error());
+    if (chosen) return chosen;
+    Backend backend = cpu_backend(cpu);
+    backend.note = chosen.error().message;
+    return backend;
+  }
+  const std::string prefix = "cuda:";
+  int index = -1;
+  const char* const end = device.data() + device.size();
+  if (device.rfind(prefix, 0) == 0) {
+    const auto parsed = std::from_chars(device.data() + prefix.size(), end, index);
+    if (parsed.ec != std::errc{} || parsed.ptr != end) index = -1;
+  }
+  if (index < 0)
+    return Error{ErrorCode::invalid_argument,
+                 fmt::format("device is '{}', not auto, cpu or cuda:N", device), "device"};
+  const auto gpu = find_gpu(device, index);
+  if (!gpu) return gpu.error();
+  return cuda_backend(*gpu);
+}
+
+}  // namespace cortex

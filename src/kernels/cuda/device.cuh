@@ -1,0 +1,155 @@
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "kernels/ops.h"
+
+/// What every kernel here is written with.
+namespace cortex::cuda {
+
+using Bf16 = __nv_bfloat16;
+
+constexpr int kWarp = 32;
+constexpr unsigned kAllLanes = 0xffffffffU;
+
+/// Throws DeviceError (std::bad_alloc for memory) that names the call.
+void check(cudaError_t status, const char* call);
+
+/// Launches so that the kernel may start while the one before it on the stream finishes: it must
+/// call wait_for_previous() before it touches what an earlier kernel of the same forward writes or
+/// reads. What earlier forwards and copies left is there from the start.
+template <class... Formal, class... Actual>
+void launch(void (*kernel)(Formal...), dim3 grid, int threads, std::size_t shared_bytes,
+            cudaStream_t stream, Actual... actual) {
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  check(cudaLaunchKernelEx(&config, kernel, static_cast<Formal>(actual)...), "cudaLaunchKernelEx");
+}
+
+/// Lets a kernel use more than 48 KB of shared memory, its own arrays included.
+template <class Kernel>
+void allow_shared(Kernel* kernel, std::size_t bytes) {
+  if (bytes > 40 * 1024)
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(bytes)),
+          "cudaFuncSetAttribute");
+}
+
+inline unsigned blocks_of(std::int64_t n, std::int64_t each) {
+  return static_cast<unsigned>((n + each - 1) / each);
+}
+
+#ifdef __CUDACC__
+
+/// Lets the next kernel be set up while this one runs.
+__device__ inline void let_next_begin() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+/// Waits until the kernel before has ended and its writes are seen. Every kernel does, at its end
+/// where it needs none of them: the one after counts on all before it.
+__device__ inline void wait_for_previous() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+__device__ inline void begin_kernel() {
+  let_next_begin();
+  wait_for_previous();
+}
+
+__device__ inline float widen(float x) { return x; }
+__device__ inline float widen(Bf16 x) { return __bfloat162float(x); }
+template <class T>
+__device__ T narrow_to(float x);
+template <>
+__device__ inline float narrow_to<float>(float x) {
+  return x;
+}
+template <>
+__device__ inline Bf16 narrow_to<Bf16>(float x) {
+  return __float2bfloat16_rn(x);
+}
+
+/// Two floats as bf16, the first in the low half.
+__device__ inline std::uint32_t pack_bf16(float low, float high) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+  return *reinterpret_cast<const std::uint32_t*>(&pair);
+}
+__device__ inline float2 unpack_bf16(std::uint32_t pair) {
+  return {__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000U)};
+}
+
+/// Sums and maxima over a warp: the same order whatever else runs.
+__device__ inline float warp_sum(float x) {
+  for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(kAllLanes, x, step);
+  return x;
+}
+__device__ inline float warp_max(float x) {
+  for (int step = 16; step > 0; step /= 2) x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, step));
+  return x;
+}
+
+/// 2^x to 2 ulp; 0 for what would be denormal.
+__device__ inline float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+__device__ inline float gelu(float x) { return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f)); }
+
+/// d += a b with a 16 x k, b k x 8; k is 16 in bf16, 32 in int8. Lane 4 g + t holds d[g][2t, 2t +
+/// 1] and d[g + 8][..], and words t of two groups of 16 bytes of a's rows g, g + 8 and of b's
+/// column g.
+__device__ inline void mma(float (&d)[4], std::uint32_t a0, std::uint32_t a1, std::uint32_t a2,
+                           std::uint32_t a3, std::uint32_t b0, std::uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+__device__ inline void mma(int (&d)[4], std::uint32_t a0, std::uint32_t a1, std::uint32_t a2,
+                           std::uint32_t a3, std::uint32_t b0, std::uint32_t b1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};"
+      : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+/// 64 bytes of k at once: lane t holds bytes [16 t, 16 t + 16) of rows g (`top`) and g + 8 of a and
+/// of column g of b. Which k a lane's words stand for does not matter as long as a and b agree.
+template <class Sum>
+__device__ inline void mma_64_bytes(Sum (&d)[4], uint4 top, uint4 bottom, uint4 b) {
+  mma(d, top.x, bottom.x, top.y, bottom.y, b.x, b.y);
+  mma(d, top.z, bottom.z, top.w, bottom.w, b.z, b.w);
+}
+
+__device__ inline void copy_16_async(void* shared, const void* global, bool valid) {
+  const auto to = static_cast<std::uint32_t>(__cvta_generic_to_shared(shared));
+  const int bytes = valid ? 16 : 0;  // the rest is filled with zeros
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(global), "r"(bytes));
+}
+__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;"); }
+template <int kPending>
+__device__ inline void wait_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+#endif  // __CUDACC__
+
+}  // namespace cortex::cuda

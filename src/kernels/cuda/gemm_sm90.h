@@ -1,0 +1,81 @@
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+/// Matrix products of Hopper (sm_90a) with the epilogues of a transformer block.
+///
+///     x[m, n] = factor[m] * sum_k A[m, k] * W[n, k]          (accumulated in f32; s32 for int8)
+///     factor[m] = rsqrt(sum_p square[m, p] / K + eps)        (1 where `square` is null)
+///               * a_scale[m]                                 (1 where `a_scale` is null)
+///     and, where `w_scale` is not null, x[m, n] *= w_scale[n].
+///
+/// `square` carries partial sums of squares of a row that has yet to be normalised, so an RMSNorm
+/// in front of the product costs nothing: its gain is folded into W. The sums are added in
+/// ascending p.
+///
+/// Same arguments, same shape: same bits. There are no atomics; every element has one writer.
+namespace cortex::cuda {
+
+enum class GemmEpilogue {
+  kStore,  ///< out = bf16(x)
+  kGelu,   ///< out = bf16(gelu(x)), the erf form, erf within 1e-5
+  kAdd,    ///< z += x; narrow = bf16(z); square_out = sums of squares of the new z
+};
+
+enum class GemmType { kBf16, kE4m3, kInt8 };
+
+struct GemmSm90Args {
+  GemmType type = GemmType::kBf16;  ///< of both A and W
+  int m = 0;                        ///< rows of A, any number of them
+  int n = 0;                        ///< rows of W, a multiple of 64
+  int k = 0;                        ///< a multiple of 64
+  const void* a = nullptr;          ///< [m, k], 16-byte aligned
+  std::int64_t lda = 0;             ///< elements between rows of A; a multiple of 16 bytes
+  const void* w = nullptr;          ///< [n, k] dense, 16-byte aligned. With `pdl`, weights: the
+                                    ///< kernel before this one in the stream must not write them
+
+  const float* square = nullptr;   ///< [m, square_parts], or null
+  int square_parts = 0;            ///< partial sums a row
+  float eps = 0;                   ///< added to the mean square
+  const float* a_scale = nullptr;  ///< [m], or null
+  const float* w_scale = nullptr;  ///< [n], 8-byte aligned, or null
+
+  __nv_bfloat16* out = nullptr;  ///< kStore, kGelu: [m, n], 16-byte aligned
+  std::int64_t ldo = 0;          ///< elements between rows of `out`, a multiple of 8
+
+  float* z = nullptr;               ///< kAdd: [m, n], read and written, 16-byte aligned
+  std::int64_t ldz = 0;             ///< elements between rows of `z`, a multiple of 4
+  __nv_bfloat16* narrow = nullptr;  ///< kAdd: [m, n], 16-byte aligned
+  std::int64_t ld_narrow = 0;       ///< elements between rows of `narrow`, a multiple of 8
+  float* square_out = nullptr;      ///< kAdd: [m, n / 64], partial sums over 64 columns each
+
+  bool pdl = false;  ///< launch while the kernel before still drains (programmatic dependence)
+
+  int config = -1;  ///< a tiling of `GemmSm90Config`, or -1: chosen by shape
+  int stages = 0;   ///< slices of K in flight, at most 8; kSmall alone. 0: chosen
+  int split = 0;    ///< parts of K, 1, 2, 4 or 8 blocks of a cluster; kSmall alone. 0: chosen
+};
+
+/// The tilings, for tuning runs. Rows x columns of an output tile.
+enum GemmSm90Config {
+  kPair128x128 = 0,      ///< persistent, two warpgroups take turns: one multiplies, one stores
+  kPair128x128Twin = 1,  ///< as above, clusters of two blocks fetch W once for both
+  kPair64x128 = 2,
+  kPair64x128Twin = 3,
+  kSmall64x64 = 4,  ///< one tile a block; K split over the blocks of a cluster
+  kSmall128x128 = 5,
+  kGemmSm90Configs = 6,
+};
+
+/// Queues the product on `stream`. No allocation and no synchronisation: safe under graph capture.
+/// Returns cudaErrorInvalidValue for a shape or an alignment outside what the struct names, and
+/// cudaErrorNotSupported where the driver has no tensor maps.
+cudaError_t gemm_sm90(const GemmSm90Args& args, GemmEpilogue epilogue, cudaStream_t stream);
+
+/// Whether `device` runs these kernels: compute capability 9.0, built in for sm_90a.
+bool gemm_sm90_supported(int device);
+
+}  // namespace cortex::cuda

@@ -1,0 +1,63 @@
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "kernels/ops.h"
+
+/// Every launch that CudaOps makes. All are asynchronous on `stream`, and none allocates.
+namespace cortex::cuda {
+
+/// out [m, n] = epilogue(factor[m] * scale[n] * (x [m, k] . w [n, k]) + bias[n]).
+struct LinearArgs {
+  DType precision = DType::f32;  ///< of w; x is bf16 or i8 likewise, or for f32 of x_dtype
+  DType x_dtype = DType::f32;
+  const void* x = nullptr;
+  std::int64_t x_stride = 0;  ///< elements
+  const void* w = nullptr;    ///< rows of `w_stride` elements, 0 beyond k
+  std::int64_t w_stride = 0;
+  int m = 0;
+  int n = 0;
+  int k = 0;
+  const float* w_scale = nullptr;  ///< [n] i8
+  const float* x_scale = nullptr;  ///< [m] i8
+  /// Sums of squares of each 8 columns of the rows that x is the narrow copy of, [m, k / 8]: the
+  /// factor is then 1 / rms. Null: 1.
+  const float* squares = nullptr;
+  float eps = 0;
+  const float* bias = nullptr;
+  Epilogue epilogue = Epilogue::store;
+  void* out = nullptr;
+  std::int64_t out_stride = 0;
+  DType out_dtype = DType::f32;
+  /// Epilogue::add, or null: the sums in bf16 [m, n], and their squares by 8 columns [m, n / 8].
+  __nv_bfloat16* narrow = nullptr;
+  float* squares_out = nullptr;
+};
+
+/// Columns that the rows of w are padded to.
+constexpr std::int64_t kLinearBytes = 256;
+void linear(const LinearArgs& args, cudaStream_t stream);
+
+void normalize(const NormArgs& norm, const MatrixView& x, const MatrixView& out,
+               cudaStream_t stream);
+/// Rows of norm(x), each to int8 by its own scale: out [rows, stride], 0 beyond x.cols.
+void quantize_rows(const NormArgs& norm, const MatrixView& x, std::int8_t* out, std::int64_t stride,
+                   float* scale, cudaStream_t stream);
+void repeat_rows(const MatrixView& x, const MatrixView& out, cudaStream_t stream);
+void mean_rows(const MatrixView& x, std::int64_t rows, const MatrixView& out, cudaStream_t stream);
+void softmax_pool(const MatrixView& scores, const MatrixView& x, std::int64_t rows,
+                  const MatrixView& out, cudaStream_t stream);
+void phases(const PhaseArgs& args, cudaStream_t stream);
+void project_tokens(const TokenArgs& tokens, const TokenProjection& projection,
+                    const MatrixView& out, cudaStream_t stream);
+void ragged_attention(const RaggedAttentionArgs& args, cudaStream_t stream);
+void additive_bag(const StreamTables& tables, const StreamEvents& events, const MatrixView& out,
+                  cudaStream_t stream);
+void stream_cross_attention(const StreamTables& tables, const StreamEvents& events,
+                            const MatrixView& out, cudaStream_t stream);
+void paged_attention(const PagedAttentionArgs& args, cudaStream_t stream);
+
+}  // namespace cortex::cuda

@@ -1,0 +1,320 @@
+#include <type_traits>
+
+#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/launch.h"
+
+/// Operations on rows: norms, quantisation, pooling, and the phases of steps.
+namespace cortex::cuda {
+namespace {
+
+constexpr int kRowWarps = 4;  // rows of a block
+
+struct Statistics {
+  float mean = 0;
+  float rstd = 1;
+};
+
+/// Of one row, by one warp.
+template <class X>
+__device__ Statistics statistics(const NormArgs& norm, const X* x, std::int64_t n) {
+  const int lane = threadIdx.x % kWarp;
+  Statistics s;
+  if (norm.kind == NormArgs::Kind::none) return s;
+  if (norm.kind == NormArgs::Kind::layer) {
+    float sum = 0;
+    for (std::int64_t i = lane; i < n; i += kWarp) sum += widen(x[i]);
+    s.mean = warp_sum(sum) / static_cast<float>(n);
+  }
+  float square = 0;
+  for (std::int64_t i = lane; i < n; i += kWarp) {
+    const float d = widen(x[i]) - s.mean;
+    square = fmaf(d, d, square);
+  }
+  s.rstd = rsqrtf(warp_sum(square) / static_cast<float>(n) + norm.eps);
+  return s;
+}
+
+__device__ float normalized(const NormArgs& norm, const Statistics& s, float x, std::int64_t i) {
+  if (norm.kind == NormArgs::Kind::none) return x;
+  float y = (x - s.mean) * s.rstd;
+  if (norm.gain) y *= norm.gain[i];
+  if (norm.bias) y += norm.bias[i];
+  return y;
+}
+
+/// A row in its warp's registers, four neighbours a lane at a time: rows of up to 1,024 that are
+/// read once.
+struct HeldRow {
+  static constexpr int kParts = 8;
+  float4 part[kParts];
+};
+__device__ float4 four(const float* p) { return *reinterpret_cast<const float4*>(p); }
+__device__ float4 four(const Bf16* p) {
+  const uint2 x = *reinterpret_cast<const uint2*>(p);
+  const float2 a = unpack_bf16(x.x), b = unpack_bf16(x.y);
+  return {a.x, a.y, b.x, b.y};
+}
+__device__ void store_four(float* p, float4 v) { *reinterpret_cast<float4*>(p) = v; }
+__device__ void store_four(Bf16* p, float4 v) {
+  *reinterpret_cast<uint2*>(p) = {pack_bf16(v.x, v.y), pack_bf16(v.z, v.w)};
+}
+template <class X>
+__device__ HeldRow hold(const X* x, std::int64_t n) {
+  HeldRow row;
+#pragma unroll
+  for (int i = 0; i < HeldRow::kParts; ++i) {
+    const int at = (i * kWarp + threadIdx.x % kWarp) * 4;
+    row.part[i] = at < n ? four(x + at) : float4{0, 0, 0, 0};
+  }
+  return row;
+}
+/// Turns the row into norm(row).
+__device__ void normalize_held(const NormArgs& norm, std::int64_t n, HeldRow& row) {
+  if (norm.kind == NormArgs::Kind::none) return;
+  const auto count = static_cast<float>(n);
+  float mean = 0;
+  if (norm.kind == NormArgs::Kind::layer) {
+#pragma unroll
+    for (const float4& v : row.part) mean += (v.x + v.y) + (v.z + v.w);
+    mean = warp_sum(mean) / count;
+  }
+  float square = 0;
+#pragma unroll
+  for (int i = 0; i < HeldRow::kParts; ++i) {
+    float4& v = row.part[i];
+    if ((i * kWarp + threadIdx.x % kWarp) * 4 >= n) continue;
+    v = {v.x - mean, v.y - mean, v.z - mean, v.w - mean};
+    square = fmaf(v.x, v.x, fmaf(v.y, v.y, fmaf(v.z, v.z, fmaf(v.w, v.w, square))));
+  }
+  const float rstd = rsqrtf(warp_sum(square) / count + norm.eps);
+#pragma unroll
+  for (int i = 0; i < HeldRow::kParts; ++i) {
+    float4& v = row.part[i];
+    const int at = (i * kWarp + threadIdx.x % kWarp) * 4;
+    if (at >= n) continue;
+    v = {v.x * rstd, v.y * rstd, v.z * rstd, v.w * rstd};
+    if (norm.gain) {
+      const float4 g = four(norm.gain + at);
+      v = {v.x * g.x, v.y * g.y, v.z * g.z, v.w * g.w};
+    }
+    if (norm.bias) {
+      const float4 b = four(norm.bias + at);
+      v = {v.x + b.x, v.y + b.y, v.z + b.z, v.w + b.w};
+    }
+  }
+}
+bool can_hold(const MatrixView& x, std::int64_t out_stride) {
+  return x.cols <= HeldRow::kParts * kWarp * 4 && x.cols % 4 == 0 && x.stride % 4 == 0 &&
+         out_stride % 4 == 0;
+}
+
+template <class X, class Y, bool kHeld>
+__global__ void normalize_rows(const NormArgs norm, const MatrixView x, const MatrixView out) {
+  begin_kernel();
+  const std::int64_t m = blockIdx.x * kRowWarps + threadIdx.x / kWarp;
+  if (m >= x.rows) return;
+  const X* const from = reinterpret_cast<const X*>(x.data) + m * x.stride;
+  Y* const to = reinterpret_cast<Y*>(out.data) + m * out.stride;
+  if constexpr (kHeld) {
+    HeldRow row = hold(from, x.cols);
+    normalize_held(norm, x.cols, row);
+#pragma unroll
+    for (int i = 0; i < HeldRow::kParts; ++i) {
+      const int at = (i * kWarp + threadIdx.x % kWarp) * 4;
+      if (at < out.cols) store_four(to + at, row.part[i]);
+    }
+  } else {
+    const Statistics s = statistics(norm, from, x.cols);
+    for (std::int64_t i = threadIdx.x % kWarp; i < out.cols; i += kWarp)
+      to[i] = narrow_to<Y>(i < x.cols ? normalized(norm, s, widen(from[i]), i) : 0.0f);
+  }
+}
+
+__device__ std::uint32_t quantized(float4 v, float inverse) {
+  const auto byte = [&](float x) {
+    return static_cast<std::uint32_t>(__float2int_rn(x * inverse)) & 0xffU;
+  };
+  return byte(v.x) | byte(v.y) << 8 | byte(v.z) << 16 | byte(v.w) << 24;
+}
+
+template <class X, bool kHeld>
+__global__ void quantize(const NormArgs norm, const MatrixView x, std::int8_t* out,
+                         std::int64_t stride, float* scale) {
+  begin_kernel();
+  const std::int64_t m = blockIdx.x * kRowWarps + threadIdx.x / kWarp;
+  const int lane = threadIdx.x % kWarp;
+  if (m >= x.rows) return;
+  const X* const from = reinterpret_cast<const X*>(x.data) + m * x.stride;
+  std::int8_t* const to = out + m * stride;
+  float top = 0;
+  if constexpr (kHeld) {
+    HeldRow row = hold(from, x.cols);
+    normalize_held(norm, x.cols, row);
+#pragma unroll
+    for (const float4& v : row.part)
+      top = fmaxf(top, fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w))));
+    top = warp_max(top);
+    const float inverse = top > 0 ? 127.0f / top : 0.0f;
+#pragma unroll
+    for (int i = 0; i < HeldRow::kParts; ++i) {
+      const int at = (i * kWarp + lane) * 4;
+      if (at < stride) *reinterpret_cast<std::uint32_t*>(to + at) = quantized(row.part[i], inverse);
+    }
+  } else {
+    const Statistics s = statistics(norm, from, x.cols);
+    for (std::int64_t i = lane; i < x.cols; i += kWarp)
+      top = fmaxf(top, fabsf(normalized(norm, s, widen(from[i]), i)));
+    top = warp_max(top);
+    const float inverse = top > 0 ? 127.0f / top : 0.0f;
+#pragma unroll 4
+    for (std::int64_t i = lane; i < stride; i += kWarp)
+      to[i] = static_cast<std::int8_t>(
+          i < x.cols ? __float2int_rn(normalized(norm, s, widen(from[i]), i) * inverse) : 0);
+  }
+  if (lane == 0) scale[m] = top / 127.0f;
+}
+
+__global__ void repeat(const MatrixView x, const MatrixView out) {
+  begin_kernel();
+  const std::int64_t i = blockIdx.x;
+  for (std::int64_t d = threadIdx.x; d < out.cols; d += blockDim.x)
+    out.data[i * out.stride + d] = x.data[i % x.rows * x.stride + d];
+}
+
+template <class X>
+__global__ void mean(const MatrixView x, std::int64_t rows, const MatrixView out) {
+  begin_kernel();
+  const std::int64_t item = blockIdx.x;
+  const X* const from = reinterpret_cast<const X*>(x.data) + item * rows * x.stride;
+  for (std::int64_t d = threadIdx.x; d < x.cols; d += blockDim.x) {
+    float sum = 0;
+    for (std::int64_t r = 0; r < rows; ++r) sum += widen(from[r * x.stride + d]);
+    const float y = sum / static_cast<float>(rows);
+    if (out.dtype == DType::f32)
+      out.data[item * out.stride + d] = y;
+    else
+      reinterpret_cast<Bf16*>(out.data)[item * out.stride + d] = __float2bfloat16_rn(y);
+  }
+}
+
+constexpr int kPoolThreads = 512;
+constexpr int kPoolColumns = 64;
+
+/// A block 64 columns of an output row: the softmax over the item's rows, then eight groups of
+/// threads share the rows.
+template <class X>
+__global__ void __launch_bounds__(kPoolThreads)
+    pool(const MatrixView scores, const MatrixView x, std::int64_t rows, const MatrixView out) {
+  constexpr int kGroups = kPoolThreads / kPoolColumns;
+  extern __shared__ float weights[];  // [rows]
+  __shared__ float sums[kPoolThreads];
+  __shared__ float reduced[kPoolThreads / kWarp];
+  begin_kernel();
+  const std::int64_t o = blockIdx.x, first = o / scores.cols * rows, column = o % scores.cols;
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  float top = -INFINITY;
+  for (std::int64_t r = threadIdx.x; r < rows; r += kPoolThreads) {
+    weights[r] = scores.data[(first + r) * scores.stride + column];
+    top = fmaxf(top, weights[r]);
+  }
+  top = warp_max(top);
+  if (lane == 0) reduced[warp] = top;
+  __syncthreads();
+  for (int w = 0; w < kPoolThreads / kWarp; ++w) top = fmaxf(top, reduced[w]);
+  __syncthreads();
+  float total = 0;
+  for (std::int64_t r = threadIdx.x; r < rows; r += kPoolThreads) {
+    weights[r] = expf(weights[r] - top);
+    total += weights[r];
+  }
+  total = warp_sum(total);
+  if (lane == 0) reduced[warp] = total;
+  __syncthreads();
+  total = 0;
+  for (int w = 0; w < kPoolThreads / kWarp; ++w) total += reduced[w];
+  const int group = threadIdx.x / kPoolColumns;
+  const std::int64_t d = blockIdx.y * kPoolColumns + threadIdx.x % kPoolColumns;
+  float sum = 0;
+  if (d < out.cols) {
+    const X* const from = reinterpret_cast<const X*>(x.data) + first * x.stride + d;
+#pragma unroll 16
+    for (std::int64_t r = group; r < rows; r += kGroups)
+      sum = fmaf(weights[r], widen(from[r * x.stride]), sum);
+  }
+  sums[threadIdx.x] = sum;
+  __syncthreads();
+  if (group != 0 || d >= out.cols) return;
+  for (int i = 1; i < kGroups; ++i) sum += sums[i * kPoolColumns + threadIdx.x];
+  out.data[o * out.stride + d] = sum / total;
+}
+
+__global__ void step_phases(const PhaseArgs a) {
+  begin_kernel();
+  const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+  if (i >= a.steps * a.pairs) return;
+  const double period = a.periods_ms[i % a.pairs];
+  const double t = static_cast<double>(a.step[i / a.pairs] + 1) * a.step_ms;
+  double sine, cosine;
+  sincospi(2 * (fmod(t, period) / period), &sine, &cosine);
+  a.cosines[i] = static_cast<float>(cosine);
+  a.sines[i] = static_cast<float>(sine);
+}
+
+}  // namespace
+
+void normalize(const NormArgs& norm, const MatrixView& x, const MatrixView& out,
+               cudaStream_t stream) {
+  if (x.rows == 0) return;
+  const bool wide_in = x.dtype == DType::f32, wide_out = out.dtype == DType::f32;
+  const auto choose = [&](auto held) {
+    constexpr bool kHeld = decltype(held)::value;
+    return wide_in ? (wide_out ? normalize_rows<float, float, kHeld>
+                               : normalize_rows<float, Bf16, kHeld>)
+                   : (wide_out ? normalize_rows<Bf16, float, kHeld>
+                               : normalize_rows<Bf16, Bf16, kHeld>);
+  };
+  auto* const kernel = can_hold(x, out.stride) && out.cols <= HeldRow::kParts * kWarp * 4
+                           ? choose(std::true_type{})
+                           : choose(std::false_type{});
+  launch(kernel, dim3(blocks_of(x.rows, kRowWarps)), kRowWarps * kWarp, 0, stream, norm, x, out);
+}
+
+void quantize_rows(const NormArgs& norm, const MatrixView& x, std::int8_t* out, std::int64_t stride,
+                   float* scale, cudaStream_t stream) {
+  if (x.rows == 0) return;
+  const bool wide = x.dtype == DType::f32;
+  auto* const kernel = can_hold(x, stride) && stride <= HeldRow::kParts * kWarp * 4
+                           ? (wide ? quantize<float, true> : quantize<Bf16, true>)
+                           : (wide ? quantize<float, false> : quantize<Bf16, false>);
+  launch(kernel, dim3(blocks_of(x.rows, kRowWarps)), kRowWarps * kWarp, 0, stream, norm, x, out,
+         stride, scale);
+}
+
+void repeat_rows(const MatrixView& x, const MatrixView& out, cudaStream_t stream) {
+  if (out.rows == 0) return;
+  launch(repeat, dim3(static_cast<unsigned>(out.rows)), 128, 0, stream, x, out);
+}
+
+void mean_rows(const MatrixView& x, std::int64_t rows, const MatrixView& out, cudaStream_t stream) {
+  if (out.rows == 0) return;
+  launch(x.dtype == DType::f32 ? mean<float> : mean<Bf16>, dim3(static_cast<unsigned>(out.rows)),
+         256, 0, stream, x, rows, out);
+}
+
+void softmax_pool(const MatrixView& scores, const MatrixView& x, std::int64_t rows,
+                  const MatrixView& out, cudaStream_t stream) {
+  if (out.rows == 0) return;
+  auto* const kernel = x.dtype == DType::f32 ? pool<float> : pool<Bf16>;
+  const std::size_t bytes = sizeof(float) * static_cast<std::size_t>(rows);
+  allow_shared(kernel, bytes);
+  launch(kernel, dim3(static_cast<unsigned>(out.rows), blocks_of(out.cols, kPoolColumns)),
+         kPoolThreads, bytes, stream, scores, x, rows, out);
+}
+
+void phases(const PhaseArgs& args, cudaStream_t stream) {
+  if (args.steps == 0) return;
+  launch(step_phases, dim3(blocks_of(std::int64_t{args.steps} * args.pairs, 128)), 128, 0, stream,
+         args);
+}
+
+}  // namespace cortex::cuda

@@ -1,0 +1,590 @@
+#include "kernels/cuda/cuda_ops.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "support/precision_ops.h"
+
+/// Every operation of the CUDA backend against plain C++ in float32 with float64 sums, on poisoned
+/// outputs. Skipped, with a line that says so, where there is no GPU.
+namespace cortex {
+namespace {
+
+using testing::PrecisionOps;
+
+constexpr double kFloatTolerance = 1e-5;  // of the largest element
+constexpr double kBf16Tolerance = 1e-2;   // two roundings to 8 bits, one of them of the result
+constexpr double kInt8Tolerance = 5e-3;   // a tie rounded the other way
+
+class CudaKernels : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (cuda_devices().empty()) GTEST_SKIP() << "no GPU: the CUDA kernels were not run";
+    ops_ = make_cuda_ops(cuda_devices().front().index);
+  }
+
+  std::vector<float> normal(std::size_t n, double scale = 1) {
+    std::normal_distribution<double> draw(0, scale);
+    std::vector<float> v(n);
+    for (float& x : v) x = static_cast<float>(draw(random_));
+    return v;
+  }
+  int below(int n) { return std::uniform_int_distribution<int>(0, n - 1)(random_); }
+
+  /// Device memory that lives as long as the test.
+  template <class T>
+  T* put(const std::vector<T>& values) {
+    memory_.push_back(ops_->allocate(std::max<std::size_t>(values.size() * sizeof(T), 1)));
+    ops_->upload(memory_.back(), values.data(), values.size() * sizeof(T));
+    return memory_.back().as<T>();
+  }
+  /// A matrix on the device, in `dtype`; `values` become what it holds.
+  MatrixView put_matrix(std::vector<float>& values, std::int64_t rows, std::int64_t cols,
+                        DType dtype) {
+    if (dtype == DType::f32) return matrix(put(values), rows, cols);
+    Tensor t({rows, cols});
+    std::copy(values.begin(), values.end(), t.f32().begin());
+    const Tensor narrow = to_bfloat16(t);
+    const Tensor back = to_float(narrow);
+    std::copy(back.f32().begin(), back.f32().end(), values.begin());
+    const auto* const bits = reinterpret_cast<const std::uint16_t*>(narrow.data());
+    return matrix(
+        reinterpret_cast<float*>(put(std::vector<std::uint16_t>(bits, bits + narrow.count()))),
+        rows, cols, DType::bf16);
+  }
+  MatrixView poisoned(std::int64_t rows, std::int64_t cols, DType dtype) {
+    std::vector<float> nans(static_cast<std::size_t>(rows * cols),
+                            std::numeric_limits<float>::quiet_NaN());
+    return put_matrix(nans, rows, cols, dtype);
+  }
+  std::vector<float> get(const MatrixView& m) {
+    const auto n = static_cast<std::size_t>(m.rows * m.cols);
+    std::vector<float> values(n);
+    if (m.dtype == DType::f32) {
+      ops_->download(values.data(), m.data, n * sizeof(float));
+      return values;
+    }
+    std::vector<float> words((n + 1) / 2);
+    ops_->download(words.data(), m.data, n * 2);
+    const auto* const bits = reinterpret_cast<const std::uint16_t*>(words.data());
+    for (std::size_t i = 0; i < n; ++i) values[i] = from_bfloat16(bits[i]);
+    return values;
+  }
+  static void expect_close(const std::vector<float>& actual, const std::vector<float>& expected,
+                           double tolerance, const std::string& what) {
+    ASSERT_EQ(actual.size(), expected.size()) << what;
+    double largest = 1e-30;
+    for (const float x : expected) largest = std::max<double>(largest, std::abs(x));
+    double worst = 0;
+    for (std::size_t i = 0; i < actual.size(); ++i) {
+      const double error = std::abs(actual[i] - expected[i]) / largest;
+      ASSERT_LE(error, tolerance) << what << ", element " << i << ": " << actual[i] << " for "
+                                  << expected[i];
+      worst = std::max(worst, error);
+    }
+    RecordProperty(what, std::to_string(worst));
+  }
+  static double tolerance_of(DType dtype) {
+    return dtype == DType::f32 ? kFloatTolerance : kBf16Tolerance;
+  }
+
+  std::unique_ptr<Ops> ops_;
+  std::vector<Buffer> memory_;
+  std::mt19937_64 random_{7};
+};
+
+Tensor tensor_of(const std::vector<float>& values, Shape shape) {
+  Tensor t(std::move(shape));
+  std::copy(values.begin(), values.end(), t.f32().begin());
+  return t;
+}
+
+struct Linear {
+  Tensor weight;
+  Tensor scale;
+};
+Linear linear_of(const std::vector<float>& values, std::int64_t out, std::int64_t in, DType dtype) {
+  Linear linear{tensor_of(values, {out, in}), Tensor()};
+  if (dtype == DType::bf16) linear.weight = to_bfloat16(linear.weight);
+  if (dtype != DType::i8) return linear;
+  Tensor narrow({out, in}, DType::i8);
+  linear.scale = Tensor({out});
+  for (std::int64_t o = 0; o < out; ++o) {
+    float top = 1e-6F;
+    for (std::int64_t i = 0; i < in; ++i)
+      top = std::max(top, std::abs(values[static_cast<std::size_t>(o * in + i)]));
+    linear.scale.f32()[static_cast<std::size_t>(o)] = top / 127;
+    for (std::int64_t i = 0; i < in; ++i)
+      narrow.data()[o * in + i] = static_cast<std::byte>(static_cast<std::int8_t>(
+          std::lround(values[static_cast<std::size_t>(o * in + i)] / top * 127)));
+  }
+  linear.weight = std::move(narrow);
+  return linear;
+}
+
+struct Shape3 {
+  std::int64_t m, n, k;
+};
+const std::vector<Shape3> kLinears = {{1, 2, 128},      {4, 1536, 512},  {4, 512, 2048},
+                                      {7, 17, 40},      {3, 5, 27},      {33, 512, 512},
+                                      {37, 768, 256},   {256, 64, 1024}, {300, 512, 512},
+                                      {1100, 640, 256}, {70, 24, 96},    {2048, 512, 512}};
+
+TEST_F(CudaKernels, LinearsEqualTheReferenceInEveryPrecision) {
+  for (const DType precision : {DType::f32, DType::bf16, DType::i8}) {
+    for (const Shape3& s : kLinears) {
+      for (const auto kind : {NormArgs::Kind::none, NormArgs::Kind::rms, NormArgs::Kind::layer}) {
+        const Epilogue epilogue = kind == NormArgs::Kind::none  ? Epilogue::add
+                                  : kind == NormArgs::Kind::rms ? Epilogue::gelu
+                                                                : Epilogue::store;
+        const DType x_dtype =
+            precision != DType::f32 && epilogue == Epilogue::add ? DType::bf16 : DType::f32;
+        const DType out_dtype =
+            precision != DType::f32 && epilogue == Epilogue::gelu ? DType::bf16 : DType::f32;
+        const Linear linear = linear_of(
+            normal(static_cast<std::size_t>(s.n * s.k), 1 / std::sqrt(static_cast<double>(s.k))),
+            s.n, s.k, precision);
+        auto x = normal(static_cast<std::size_t>(s.m * s.k), 2);
+        auto before = normal(static_cast<std::size_t>(s.m * s.n));
+        const auto gain = normal(static_cast<std::size_t>(s.k), 0.1);
+        const auto bias = normal(static_cast<std::size_t>(s.n));
+        const Tensor gain_tensor = tensor_of(gain, {s.k});
+        const bool folds = kind == NormArgs::Kind::rms;
+        const LinearTensor given{linear.weight, linear.scale.empty() ? nullptr : &linear.scale,
+                                 folds ? &gain_tensor : nullptr};
+        const MatrixView on_device = put_matrix(x, s.m, s.k, x_dtype);
+        const MatrixView out = epilogue == Epilogue::add ? put_matrix(before, s.m, s.n, DType::f32)
+                                                         : poisoned(s.m, s.n, out_dtype);
+        NormArgs norm{kind, put(gain), kind == NormArgs::Kind::layer ? put(gain) : nullptr, 1e-5F};
+        const auto packed = ops_->pack_linear(given);
+        ops_->norm_linear(norm, on_device, *packed, put(bias), epilogue, out);
+
+        const auto base = make_reference_ops();
+        PrecisionOps reference(*base);
+        norm.gain = gain.data();
+        if (norm.bias) norm.bias = gain.data();
+        const auto expected_weight = reference.pack_linear(given);
+        reference.norm_linear(norm, matrix(x.data(), s.m, s.k), *expected_weight, bias.data(),
+                              epilogue, matrix(before.data(), s.m, s.n));
+        expect_close(get(out), before,
+                     precision == DType::f32 ? kFloatTolerance
+                     : precision == DType::bf16
+                         ? kBf16Tolerance
+                         : kInt8Tolerance + (out_dtype == DType::bf16 ? kBf16Tolerance / 2 : 0),
+                     std::string(to_string(precision)) + "_" + std::to_string(s.m) + "x" +
+                         std::to_string(s.n) + "x" + std::to_string(s.k) + "_" +
+                         std::to_string(static_cast<int>(kind)));
+      }
+    }
+  }
+}
+
+/// A linear that adds to a residual stream, and the norm and linear that read it afterwards: the
+/// row's statistics come out of the first one's epilogue.
+TEST_F(CudaKernels, ANormAfterASumUsesWhatTheSumLeftBehind) {
+  for (const std::int64_t m : {4, 40, 300, 2048}) {
+    const std::int64_t d = 512, hidden = 1024;
+    auto x = normal(static_cast<std::size_t>(m * d)),
+         z = normal(static_cast<std::size_t>(m * d), 3);
+    const Linear first =
+        linear_of(normal(static_cast<std::size_t>(d * d), 0.05), d, d, DType::bf16);
+    const Linear second =
+        linear_of(normal(static_cast<std::size_t>(hidden * d), 0.05), hidden, d, DType::bf16);
+    std::vector<float> gain(static_cast<std::size_t>(d));
+    for (float& g : gain) g = 0.5F + static_cast<float>(below(100)) / 100;
+    const Tensor gain_tensor = tensor_of(gain, {d});
+    OpsCapacity room;
+    room.rows = m;
+    room.inputs = hidden;
+    ops_->reserve(room);
+    const MatrixView on_device = put_matrix(x, m, d, DType::bf16);
+    const MatrixView sums = put_matrix(z, m, d, DType::f32);
+    const MatrixView out = poisoned(m, hidden, DType::bf16);
+    const auto w1 = ops_->pack_linear({first.weight});
+    const auto w2 = ops_->pack_linear({second.weight, nullptr, &gain_tensor});
+    NormArgs norm{NormArgs::Kind::rms, put(gain), nullptr, 1e-6F};
+    const int plan = 0;
+    ops_->begin_forward();
+    ASSERT_TRUE(ops_->begin_calls({&plan, m, 0}));
+    ops_->norm_linear({}, on_device, *w1, nullptr, Epilogue::add, sums);
+    ops_->norm_linear(norm, sums, *w2, nullptr, Epilogue::store, out);
+    ops_->end_calls();
+    ops_->end_forward();
+
+    const auto reference = make_reference_ops();
+    const auto r1 = reference->pack_linear({first.weight});
+    const auto r2 = reference->pack_linear({second.weight});
+    reference->norm_linear({}, matrix(x.data(), m, d), *r1, nullptr, Epilogue::add,
+                           matrix(z.data(), m, d));
+    std::vector<float> expected(static_cast<std::size_t>(m * hidden));
+    norm.gain = gain.data();
+    reference->norm_linear(norm, matrix(z.data(), m, d), *r2, nullptr, Epilogue::store,
+                           matrix(expected.data(), m, hidden));
+    expect_close(get(sums), z, 1e-5, "sums of " + std::to_string(m));
+    expect_close(get(out), expected, 1.5e-2, "rows of " + std::to_string(m));
+  }
+}
+
+TEST_F(CudaKernels, ARowHasTheSameBitsInAnyBatch) {
+  for (const DType precision : {DType::f32, DType::bf16, DType::i8}) {
+    for (const std::int64_t k : {512, 2048}) {
+      const std::int64_t n = 512, most = 4096;
+      const Linear linear =
+          linear_of(normal(static_cast<std::size_t>(n * k), 0.05), n, k, precision);
+      const auto packed =
+          ops_->pack_linear({linear.weight, linear.scale.empty() ? nullptr : &linear.scale});
+      auto x = normal(static_cast<std::size_t>(most * k));
+      MatrixView rows = put_matrix(x, most, k, precision == DType::f32 ? DType::f32 : DType::bf16);
+      std::vector<float> whole;
+      for (const std::int64_t m :
+           {std::int64_t{4096}, std::int64_t{1}, std::int64_t{4}, std::int64_t{17},
+            std::int64_t{33}, std::int64_t{64}, std::int64_t{200}, std::int64_t{1000}}) {
+        rows.rows = m;
+        const MatrixView out = poisoned(m, n, DType::f32);
+        ops_->norm_linear({}, rows, *packed, nullptr, Epilogue::gelu, out);
+        const auto got = get(out);
+        if (whole.empty()) whole = got;
+        for (std::size_t i = 0; i < got.size(); ++i)
+          ASSERT_EQ(got[i], whole[i])
+              << to_string(precision) << ", " << m << " rows, element " << i;
+      }
+    }
+  }
+}
+
+TEST_F(CudaKernels, RowOperationsEqualTheReference) {
+  const auto reference = make_reference_ops();
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    const std::int64_t rows = 90, cols = 200, items = 6, each = 15;
+    auto x = normal(static_cast<std::size_t>(rows * cols));
+    const auto gain = normal(static_cast<std::size_t>(cols));
+    const MatrixView on_device = put_matrix(x, rows, cols, dtype);
+    std::vector<float> expected(x.size());
+    for (const auto kind : {NormArgs::Kind::rms, NormArgs::Kind::layer}) {
+      NormArgs norm{kind, put(gain), kind == NormArgs::Kind::layer ? put(gain) : nullptr, 1e-5F};
+      const MatrixView out = poisoned(rows, cols, dtype);
+      ops_->normalize(norm, on_device, out);
+      norm.gain = gain.data();
+      if (norm.bias) norm.bias = gain.data();
+      reference->normalize(norm, matrix(x.data(), rows, cols), matrix(expected.data(), rows, cols));
+      expect_close(get(out), expected, tolerance_of(dtype), "normalize");
+    }
+    const MatrixView means = poisoned(items, cols, dtype);
+    ops_->mean_rows(on_device, each, means);
+    expected.resize(static_cast<std::size_t>(items * cols));
+    reference->mean_rows(matrix(x.data(), rows, cols), each, matrix(expected.data(), items, cols));
+    expect_close(get(means), expected, tolerance_of(dtype), "mean_rows");
+
+    const std::int64_t columns = 6;
+    auto scores = normal(static_cast<std::size_t>(rows * columns), 3);
+    const MatrixView pooled = poisoned(items * columns, cols, DType::f32);
+    ops_->softmax_pool(put_matrix(scores, rows, columns, DType::f32), on_device, each, pooled);
+    expected.resize(static_cast<std::size_t>(items * columns * cols));
+    reference->softmax_pool(matrix(scores.data(), rows, columns), matrix(x.data(), rows, cols),
+                            each, matrix(expected.data(), items * columns, cols));
+    expect_close(get(pooled), expected, kFloatTolerance, "softmax_pool");
+  }
+  auto x = normal(5 * 33);
+  const MatrixView out = poisoned(15, 33, DType::f32);
+  ops_->repeat_rows(put_matrix(x, 5, 33, DType::f32), out);
+  const auto got = get(out);
+  for (std::size_t i = 0; i < got.size(); ++i) EXPECT_EQ(got[i], x[i % x.size()]);
+
+  const std::vector<std::int64_t> step = {0, 7, 123456789, 50'000'000'000};
+  const std::vector<double> periods = {40, 333.3, 4000};
+  const MatrixView cosines = poisoned(4, 3, DType::f32), sines = poisoned(4, 3, DType::f32);
+  std::vector<float> c(12), s(12);
+  PhaseArgs phases{4, put(step), 20, 3, put(periods), cosines.data, sines.data};
+  ops_->phases(phases);
+  phases = {4, step.data(), 20, 3, periods.data(), c.data(), s.data()};
+  reference->phases(phases);
+  expect_close(get(cosines), c, 1e-6, "cosines");
+  expect_close(get(sines), s, 1e-6, "sines");
+}
+
+TEST_F(CudaKernels, TokensEqualTheReference) {
+  const auto reference = make_reference_ops();
+  const int neurons = 30, bins = 50, values = 5;
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const int dim : {512, 30}) {
+      for (const auto kind : {NormArgs::Kind::none, NormArgs::Kind::rms, NormArgs::Kind::layer}) {
+        const std::int64_t width = 2 * dim, events = 101;
+        const auto n = [&](int rows, std::int64_t columns) {
+          return normal(static_cast<std::size_t>(rows * columns));
+        };
+        const auto raw_n = n(neurons, dim), raw_t = n(bins, dim), raw_v = n(values, dim);
+        auto wide_n = n(neurons, width), wide_t = n(bins, width), wide_v = n(values, width);
+        const auto factor = n(1, width), bias = n(1, width);
+        std::vector<std::int32_t> neuron, bin, value;
+        for (int e = 0; e < events; ++e) {
+          neuron.push_back(below(neurons));
+          bin.push_back(below(bins));
+          value.push_back(below(9));
+        }
+        TokenArgs t{put(raw_n), put(raw_t),  put(raw_v), dim,       values,
+                    events,     put(neuron), put(bin),   put(value)};
+        TokenProjection p;
+        p.norm = kind;
+        p.eps = 1e-5F;
+        p.dtype = dtype;
+        p.width = width;
+        p.neuron_table = put_matrix(wide_n, neurons, width, dtype).data;
+        p.time_table = put_matrix(wide_t, bins, width, dtype).data;
+        p.value_table = put_matrix(wide_v, values, width, dtype).data;
+        p.mean_factor = put(factor);
+        p.bias = put(bias);
+        const MatrixView out = poisoned(events, width, dtype);
+        ops_->project_tokens(t, p, out);
+        t = {raw_n.data(), raw_t.data(),  raw_v.data(), dim,         values,
+             events,       neuron.data(), bin.data(),   value.data()};
+        p.dtype = DType::f32;
+        p.neuron_table = wide_n.data();
+        p.time_table = wide_t.data();
+        p.value_table = wide_v.data();
+        p.mean_factor = factor.data();
+        p.bias = bias.data();
+        std::vector<float> expected(static_cast<std::size_t>(events * width));
+        if (kind == NormArgs::Kind::none) {
+          for (std::int64_t e = 0; e < events; ++e)
+            for (std::int64_t c = 0; c < width; ++c) {
+              const auto at = [&](const std::vector<float>& table, std::int32_t row) {
+                return table[static_cast<std::size_t>(row * width + c)];
+              };
+              const auto i = static_cast<std::size_t>(e);
+              expected[static_cast<std::size_t>(e * width + c)] =
+                  at(wide_n, neuron[i]) + at(wide_t, bin[i]) +
+                  at(wide_v, std::min(value[i], values - 1));
+            }
+        } else {
+          reference->project_tokens(t, p, matrix(expected.data(), events, width));
+        }
+        expect_close(get(out), expected, tolerance_of(dtype), "tokens");
+      }
+    }
+  }
+}
+
+TEST_F(CudaKernels, RaggedAttentionEqualsTheReference) {
+  const auto reference = make_reference_ops();
+  struct Case {
+    int heads, head_dim;
+    std::int64_t queries;
+    bool shared;
+    double reach;  // of 120 bins; 0: dense
+  };
+  for (const Case& c : std::vector<Case>{{8, 64, 256, true, 0},
+                                         {4, 64, 128, false, 0},
+                                         {8, 64, 256, true, 12.5},
+                                         {2, 64, 50, true, 3},
+                                         {2, 16, 12, false, 0},
+                                         {3, 40, 33, true, 10}}) {
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      const std::vector<int> counts = {0, 1, 63, 64, 65, 512, 700};
+      const auto items = static_cast<int>(counts.size());
+      const std::int64_t dim = static_cast<std::int64_t>(c.heads) * c.head_dim;
+      std::vector<std::int32_t> indptr = {0}, bins;
+      std::vector<double> item_bins;
+      for (const int n : counts) {
+        indptr.push_back(indptr.back() + n);
+        std::vector<std::int32_t> sorted;
+        for (int e = 0; e < n; ++e) sorted.push_back(below(120));
+        if (n % 2 == 0) std::sort(sorted.begin(), sorted.end());
+        bins.insert(bins.end(), sorted.begin(), sorted.end());
+        item_bins.push_back(n == 63 ? 500 : 120);
+      }
+      const std::int64_t keys = indptr.back(), q_rows = c.shared ? c.queries : items * c.queries;
+      auto q = normal(static_cast<std::size_t>(q_rows * dim), 1.5);
+      auto kv = normal(static_cast<std::size_t>(keys * 2 * dim));
+      RaggedAttentionArgs a;
+      a.items = items;
+      a.heads = c.heads;
+      a.head_dim = c.head_dim;
+      a.queries = c.queries;
+      a.shared_q = c.shared;
+      a.q = put_matrix(q, q_rows, dim, c.shared ? DType::f32 : dtype);
+      a.k = put_matrix(kv, keys, 2 * dim, dtype);
+      a.v = a.k.from_column(dim);
+      a.indptr = put(indptr);
+      a.out = poisoned(items * c.queries, dim, dtype);
+      if (c.reach > 0) {
+        a.key_bins = put(bins);
+        a.item_bins = put(item_bins);
+        a.reach_bins = c.reach;
+      }
+      ops_->ragged_attention(a);
+      const auto got = get(a.out);
+      a.q = matrix(q.data(), q_rows, dim);
+      a.k = matrix(kv.data(), keys, 2 * dim);
+      a.v = a.k.from_column(dim);
+      a.indptr = indptr.data();
+      std::vector<float> expected(got.size());
+      a.out = matrix(expected.data(), items * c.queries, dim);
+      if (c.reach > 0) {
+        a.key_bins = bins.data();
+        a.item_bins = item_bins.data();
+      }
+      reference->ragged_attention(a);
+      expect_close(got, expected, tolerance_of(dtype),
+                   "heads of " + std::to_string(c.head_dim) + " reach " + std::to_string(c.reach));
+    }
+  }
+}
+
+TEST_F(CudaKernels, PagedAttentionEqualsTheReferenceOverAWindowThatFillsAndWraps) {
+  struct Stream {
+    int heads, head_dim, latents, window, page_steps;
+  };
+  for (const Stream& s : std::vector<Stream>{{4, 32, 1, 50, 32},
+                                             {8, 64, 4, 50, 8},
+                                             {2, 64, 2, 10, 16},
+                                             {1, 64, 6, 7, 16},
+                                             {2, 8, 4, 9, 8},
+                                             {2, 40, 3, 11, 8}}) {
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      const auto reference = make_reference_ops();
+      const int dim = s.heads * s.head_dim, steps = 3;
+      const int pages = (s.window + s.page_steps - 1) / s.page_steps;
+      const auto page_elements = static_cast<std::int64_t>(2) * 2 * s.page_steps * s.latents * dim;
+      const auto bytes = static_cast<std::int64_t>(size_of(dtype));
+      const Buffer pool =
+          ops_->allocate(static_cast<std::size_t>(page_elements * bytes * pages * steps));
+      ops_->clear(pool);
+      std::vector<float> reference_pool(static_cast<std::size_t>(page_elements * pages * steps));
+      std::vector<std::int32_t> indptr, table, slot(steps + 1), live(steps + 1);
+      for (int b = 0; b <= steps + 1; ++b) indptr.push_back(std::min(b, steps) * pages);
+      for (int i = 0; i < steps * pages; ++i) table.push_back((i * 5 + 3) % (steps * pages));
+      const auto rows = static_cast<std::int64_t>(steps) * s.latents;
+      for (int step = 0; step < s.window + 12; ++step) {
+        // One item more than there are streams: padding.
+        auto qkv = normal(static_cast<std::size_t>((rows + s.latents) * 3 * dim), 1.5);
+        std::vector<float> cosines, sines, expected(static_cast<std::size_t>(rows * dim));
+        for (int i = 0; i < (steps + 1) * s.head_dim / 2; ++i) {
+          cosines.push_back(std::cos(0.1F * static_cast<float>(step * i)));
+          sines.push_back(std::sin(0.1F * static_cast<float>(step * i)));
+        }
+        for (int b = 0; b < steps; ++b) {
+          slot[static_cast<std::size_t>(b)] = (step + 3 * b) % s.window;
+          live[static_cast<std::size_t>(b)] = std::min(step + 1, s.window);
+        }
+        PagedAttentionArgs a;
+        a.steps = steps + 1;
+        a.heads = s.heads;
+        a.head_dim = s.head_dim;
+        a.latents = s.latents;
+        a.layer = step % 2;
+        a.cosines = put(cosines);
+        a.sines = put(sines);
+        a.cache = {pool.as<std::byte>(),
+                   page_elements * bytes,
+                   dtype,
+                   s.page_steps,
+                   s.window,
+                   put(indptr),
+                   put(table),
+                   put(slot),
+                   put(live)};
+        a.qkv = put_matrix(qkv, rows + s.latents, 3 * dim, dtype);
+        a.out = poisoned(rows + s.latents, dim, dtype);
+        ops_->paged_attention(a);
+        auto got = get(a.out);
+        for (std::size_t i = expected.size(); i < got.size(); ++i) EXPECT_EQ(got[i], 0);
+        got.resize(expected.size());
+        a.steps = steps;
+        a.cosines = cosines.data();
+        a.sines = sines.data();
+        a.cache = {reinterpret_cast<std::byte*>(reference_pool.data()),
+                   page_elements * 4,
+                   DType::f32,
+                   s.page_steps,
+                   s.window,
+                   indptr.data(),
+                   table.data(),
+                   slot.data(),
+                   live.data()};
+        a.qkv = matrix(qkv.data(), rows, 3 * dim);
+        a.out = matrix(expected.data(), rows, dim);
+        reference->paged_attention(a);
+        // Two layers take turns, so that half of the window holds nothing but zeros at first.
+        expect_close(got, expected, dtype == DType::f32 ? 1e-5 : 2e-2,
+                     "step " + std::to_string(step) + " heads of " + std::to_string(s.head_dim));
+        memory_.clear();
+      }
+    }
+  }
+}
+
+TEST_F(CudaKernels, CrossAttentionOfStreamsAndTheAdditiveBagEqualTheReference) {
+  struct Stream {
+    int heads, head_dim, latents;
+  };
+  constexpr int kUnits = 20, kValues = 5, kOffsets = 12;
+  const auto reference = make_reference_ops();
+  for (const Stream& s : std::vector<Stream>{{4, 32, 1}, {8, 64, 4}, {2, 16, 2}, {1, 64, 6}}) {
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      const std::int64_t dim = s.heads * s.head_dim, queries = s.heads * s.latents;
+      const auto n = [&](std::int64_t count) { return normal(static_cast<std::size_t>(count)); };
+      const auto unit_score = n(kUnits * kOffsets * queries);
+      const auto value_score = n(kValues * kOffsets * queries);
+      const auto unit_v = n(kUnits * dim), value_v = n(kValues * dim);
+      auto rstd = n(kUnits * kValues);
+      for (float& x : rstd) x = std::abs(x) + 0.5F;
+      const auto null_score = n(queries), null_v = n(dim), latent = n(s.latents * dim);
+      const auto additive = n(kUnits * s.latents * dim);
+      std::vector<std::int32_t> indptr{0}, present, unit, value, offset;
+      for (const int count : {0, 3, 700, 41, 128}) {
+        present.push_back(indptr.back() + count / 2);
+        for (int e = 0; e < count; ++e) {
+          unit.push_back(below(kUnits));
+          value.push_back(1 + below(9));
+          offset.push_back(below(kOffsets));
+        }
+        indptr.push_back(indptr.back() + count);
+      }
+      const int steps = 5;
+      const std::int64_t rows = steps * s.latents;
+      StreamTables t;
+      t.dim = static_cast<int>(dim);
+      t.heads = s.heads;
+      t.head_dim = s.head_dim;
+      t.latents = s.latents;
+      t.value_buckets = kValues;
+      t.offsets = kOffsets;
+      StreamTables host = t;
+      const auto both = [&](const float*& on_device, const float*& on_host,
+                            const std::vector<float>& values) {
+        on_device = put(values);
+        on_host = values.data();
+      };
+      both(t.unit_score, host.unit_score, unit_score);
+      both(t.value_score, host.value_score, value_score);
+      both(t.unit_v, host.unit_v, unit_v);
+      both(t.value_v, host.value_v, value_v);
+      both(t.rstd, host.rstd, rstd);
+      both(t.null_score, host.null_score, null_score);
+      both(t.null_v, host.null_v, null_v);
+      both(t.latent, host.latent, latent);
+      both(t.additive, host.additive, additive);
+      const StreamEvents events{steps,     put(indptr), put(present),
+                                put(unit), put(value),  put(offset)};
+      const StreamEvents host_events{steps,       indptr.data(), present.data(),
+                                     unit.data(), value.data(),  offset.data()};
+      std::vector<float> expected(static_cast<std::size_t>(rows * dim));
+      const MatrixView out = poisoned(rows, dim, dtype), sums = poisoned(rows, dim, DType::f32);
+      ops_->stream_cross_attention(t, events, out);
+      reference->stream_cross_attention(host, host_events, matrix(expected.data(), rows, dim));
+      expect_close(get(out), expected, tolerance_of(dtype), "cross-attention");
+      ops_->additive_bag(t, events, sums);
+      reference->additive_bag(host, host_events, matrix(expected.data(), rows, dim));
+      expect_close(get(sums), expected, kFloatTolerance, "additive bag");
+    }
+  }
+}
+
+}  // namespace
+}  // namespace cortex
