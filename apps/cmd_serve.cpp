@@ -70,9 +70,12 @@ void serve(ServeFlags flags) {
 void add_serve(CLI::App& app) {
   auto flags = std::make_shared<ServeFlags>();
   CLI::App* command = app.add_subcommand("serve", "Serve a model over HTTP and WebSocket");
-  command->add_option("--model", flags->engine.model_path, "Model file (.safetensors)")
+  command
+      ->add_option("--model", flags->engine.model_path,
+                   "Model file (.safetensors); identity or identity-window decodes nothing, to "
+                   "measure the server alone")
       ->required()
-      ->check(CLI::ExistingPath);
+      ->check(CLI::ExistingPath | CLI::IsMember({"identity", "identity-window"}));
   command->add_option("--host", flags->server.host, "Address to listen on")->capture_default_str();
   command->add_option("--port", flags->server.port, "Port to listen on; 0 picks a free one")
       ->check(CLI::Range(0, 65535))

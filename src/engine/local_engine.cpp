@@ -7,6 +7,7 @@
 #include "core/realtime.h"
 #include "engine/validate.h"
 #include "kernels/backend.h"
+#include "model/identity_model.h"
 
 namespace cortex {
 namespace {
@@ -85,7 +86,9 @@ Result<std::unique_ptr<Engine>> Engine::create(const EngineOptions& options) {
     if (value < 1)
       return Error{ErrorCode::invalid_argument,
                    fmt::format("{} is {}, not at least 1", field, value), field};
-  auto file = load_model(options.model_path);
+  auto file = is_identity_name(options.model_path)
+                  ? Result<ModelFile>(identity_model(options.model_path))
+                  : load_model(options.model_path);
   if (!file) return file.error();
   auto engine = LocalEngine::create(options, *file);
   if (!engine) return engine.error();
@@ -152,9 +155,12 @@ void LocalEngine::reserve_streams(const ModelFile& file) {
   pool_memory_ = ops_->allocate(static_cast<std::size_t>(layout_.page_bytes()) *
                                 static_cast<std::size_t>(pages_->total()));
   ops_->clear(pool_memory_);
-  stream_ = std::make_unique<StreamModel>(
-      file, *ops_, options_.max_batch,
-      StreamPages{pool_memory_.as<std::byte>(), layout_.page_bytes(), layout_.page_steps, cached});
+  const StreamPages pool{pool_memory_.as<std::byte>(), layout_.page_bytes(), layout_.page_steps,
+                         cached};
+  if (file.is_identity)
+    stream_ = std::make_unique<IdentityStream>(options_.max_batch);
+  else
+    stream_ = std::make_unique<StreamModel>(file, *ops_, options_.max_batch, pool);
   stream_batch_.reserve(
       options_.max_batch,
       static_cast<std::int64_t>(config_.receptive_steps) * config_.max_events_per_step,
@@ -172,7 +178,10 @@ void LocalEngine::reserve_streams(const ModelFile& file) {
 
 void LocalEngine::reserve_windows(const ModelFile& file) {
   const auto events = static_cast<std::int64_t>(options_.max_batch) * options_.max_window_events;
-  window_ = std::make_unique<WindowModel>(file, *ops_, options_.max_batch, events);
+  if (file.is_identity)
+    window_ = std::make_unique<IdentityWindow>(options_.max_batch);
+  else
+    window_ = std::make_unique<WindowModel>(file, *ops_, options_.max_batch, events);
   window_batch_.reserve(options_.max_batch, events);
 }
 

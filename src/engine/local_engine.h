@@ -87,8 +87,8 @@ class LocalEngine final : public Engine {
   std::unique_ptr<Ops> ops_;
   PageLayout layout_;
   Buffer pool_memory_;
-  std::unique_ptr<StreamModel> stream_;
-  std::unique_ptr<WindowModel> window_;
+  std::unique_ptr<StreamForward> stream_;
+  std::unique_ptr<WindowForward> window_;
 
   mutable std::mutex registry_mutex_;
   std::unique_ptr<PagePool> pages_;
