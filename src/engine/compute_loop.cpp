@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <bit>
 
 #include "core/realtime.h"
 #include "core/thread.h"
@@ -45,7 +46,7 @@ void LocalEngine::start_decodes() {
   while (!ready_windows_.empty() && !free_decoders_.empty()) {
     const std::uint64_t index = ready_windows_.pop().key;
     WindowJob& from = window_jobs_[index];
-    free_window_jobs_.push_back(index);
+    free_window_job(index);
     if (!from.best_effort && clock_.now() > from.deadline_ns) {
       refusals_.push_back({from.sink, from.submitted_ns});
       continue;
@@ -78,9 +79,10 @@ void LocalEngine::run_stream_batch() {
     session->advance(bins_per_step_, info_.context_steps);
     session->append_to(stream_batch_, bins_per_step_);
   }
+  batch_.forward_ns = clock_.now();
   const auto behavior = stream_->forward(stream_batch_);
   const auto outputs = static_cast<std::size_t>(config_.outputs());
-  batches_.add();
+  count_batch(batch_sessions_.size());
   for (std::size_t i = 0; i < batch_sessions_.size(); ++i) {
     Session& session = *batch_sessions_[i];
     if (session.front_finished()) answer_front(session, behavior.subspan(i * outputs, outputs));
@@ -112,6 +114,7 @@ void LocalEngine::answer_front(Session& session, std::span<const float> behavior
   answer.submitted_ns = front.submitted_ns;
   answer.started_ns = front.started_ns;
   answer.finished_ns = now;
+  answer.batch = batch_;
   StepSink* const sink = front.sink;
   WindowSink* const window_sink = front.window_sink;
   if (!session.internal) {
@@ -128,7 +131,10 @@ void LocalEngine::answer_front(Session& session, std::span<const float> behavior
     session.pop_front();
   }
   if (answer.status == StepStatus::late) late_.add();
-  if (answer.status == StepStatus::refused) refused_.add();
+  if (answer.status == StepStatus::refused) {
+    refused_.add();
+    withheld_.add();
+  }
   if (sink) {
     steps_.add();
     sink->on_step(answer);
@@ -140,12 +146,26 @@ void LocalEngine::answer_front(Session& session, std::span<const float> behavior
   window.submitted_ns = answer.submitted_ns;
   window.started_ns = answer.started_ns;
   window.finished_ns = now;
+  window.batch = batch_;
   if (answer.status == StepStatus::refused) window.error = &too_late_;
   window_sink->on_window(window);
 }
 
+void LocalEngine::count_batch(std::size_t rows) {
+  batch_.computed_ns = clock_.now();
+  batch_.size = static_cast<int>(rows);
+  ++batch_.id;
+  batches_.add();
+  batch_rows_.add(static_cast<std::int64_t>(rows));
+  batch_sizes_[static_cast<std::size_t>(std::bit_width(rows - 1))].add();
+  const std::int64_t row_ns =
+      (batch_.computed_ns - batch_.forward_ns) / static_cast<std::int64_t>(rows);
+  row_ns_ = row_ns_ == 0 ? row_ns : row_ns_ + (row_ns - row_ns_) / 16;
+}
+
 void LocalEngine::fail_window(WindowSink& sink, std::int64_t submitted_ns) {
   refused_.add();
+  shed_.add();
   WindowAnswer answer;
   answer.submitted_ns = submitted_ns;
   answer.finished_ns = clock_.now();
@@ -162,7 +182,7 @@ void LocalEngine::run_window_batch() {
     if (!job.best_effort && started > job.deadline_ns) {
       fail_window(*job.sink, job.submitted_ns);
       const std::lock_guard lock(queue_mutex_);
-      free_window_jobs_.push_back(index);
+      free_window_job(index);
       continue;
     }
     batch_keys_[kept++] = index;
@@ -177,18 +197,21 @@ void LocalEngine::run_window_batch() {
   }
   batch_keys_.resize(kept);
   if (kept == 0) return;
+  batch_.forward_ns = clock_.now();
   const auto behavior = window_->forward(window_batch_);
   const auto outputs = static_cast<std::size_t>(config_.outputs());
-  batches_.add();
+  count_batch(kept);
   for (std::size_t i = 0; i < kept; ++i) {
     const WindowJob& job = window_jobs_[batch_keys_[i]];
     WindowAnswer answer;
     answer.submitted_ns = job.submitted_ns;
     answer.started_ns = started;
     answer.finished_ns = clock_.now();
+    answer.batch = batch_;
     windows_.add();
     if (answer.finished_ns > job.deadline_ns && !job.best_effort) {
       refused_.add();
+      withheld_.add();
       answer.error = &too_late_;
     } else {
       if (answer.finished_ns > job.deadline_ns) late_.add();
@@ -196,7 +219,7 @@ void LocalEngine::run_window_batch() {
     }
     job.sink->on_window(answer);
     const std::lock_guard lock(queue_mutex_);
-    free_window_jobs_.push_back(batch_keys_[i]);
+    free_window_job(batch_keys_[i]);
   }
 }
 

@@ -81,7 +81,8 @@ Result<std::unique_ptr<Engine>> Engine::create(const EngineOptions& options) {
                                      {"max_batch", options.max_batch},
                                      {"max_queued_steps", options.max_queued_steps},
                                      {"max_queued_windows", options.max_queued_windows},
-                                     {"max_window_events", options.max_window_events}})
+                                     {"max_window_events", options.max_window_events},
+                                     {"max_tenants", options.max_tenants}})
     if (value < 1)
       return Error{ErrorCode::invalid_argument,
                    fmt::format("{} is {}, not at least 1", field, value), field};
@@ -119,6 +120,7 @@ LocalEngine::LocalEngine(const EngineOptions& options, const ModelFile& file, Ba
   const auto batch = static_cast<std::size_t>(options_.max_batch);
   batch_keys_.reserve(batch);
   batch_sessions_.reserve(batch);
+  tenants_.resize(static_cast<std::size_t>(options_.max_tenants));
   window_jobs_.resize(static_cast<std::size_t>(options_.max_queued_windows));
   for (WindowJob& job : window_jobs_)
     job.events.reserve(static_cast<std::size_t>(options_.max_window_events));
@@ -195,7 +197,9 @@ void LocalEngine::warm_up() {
 void LocalEngine::run_once() {
   const Event event{0, 1, 0};
   (void)decode({.events = {&event, 1}});
-  for (Counter* c : {&batches_, &steps_, &windows_}) c->add(-c->value());
+  for (Counter* c : {&batches_, &steps_, &windows_, &batch_rows_}) c->add(-c->value());
+  for (Counter& c : batch_sizes_) c.add(-c.value());
+  batch_.id = 0;
 }
 
 Result<SessionInfo> LocalEngine::open_session(const SessionOptions& options) {
@@ -206,6 +210,14 @@ Result<SessionInfo> LocalEngine::open_session(const SessionOptions& options) {
     return Error{ErrorCode::invalid_argument,
                  fmt::format("first_step is {}, allowed are 0 to {}", options.first_step, kMaxStep),
                  "first_step"};
+  if (auto ok = check_tenant(options.tenant); !ok) return ok.error();
+  if (!(options.step_rate_hz >= 0))
+    return Error{ErrorCode::invalid_argument,
+                 fmt::format("step_rate_hz is {}, not at least 0", options.step_rate_hz),
+                 "step_rate_hz"};
+  const double rate_hz = options.best_effort         ? 0
+                         : options.step_rate_hz == 0 ? 1e3 / config_.step_ms
+                                                     : options.step_rate_hz;
   auto rows = match_units(config_, options);
   if (!rows) return rows.error();
   const auto session =
@@ -215,6 +227,7 @@ Result<SessionInfo> LocalEngine::open_session(const SessionOptions& options) {
   session->last_active_ns = clock_.now();
 
   const std::lock_guard lock(registry_mutex_);
+  if (auto ok = check_rate(options, rate_hz); !ok) return ok.error();
   auto taken = pages_->acquire(layout_.pages_per_session());
   if (!taken) {
     Error e = taken.error();
@@ -223,8 +236,40 @@ Result<SessionInfo> LocalEngine::open_session(const SessionOptions& options) {
   }
   session->pages = *std::move(taken);
   session->id = ++last_id_;
+  session->step_rate_hz = rate_hz;
   sessions_.emplace(session->id, session);
-  return SessionInfo{session->id, options.first_step};
+  reserved_hz_ += rate_hz;
+  ++tenants_[options.tenant].sessions;
+  tenants_[options.tenant].step_rate_hz += rate_hz;
+  return SessionInfo{session->id, options.first_step, rate_hz};
+}
+
+Result<void> LocalEngine::check_tenant(TenantId tenant) const {
+  if (tenant < tenants_.size()) return {};
+  return Error{ErrorCode::invalid_argument,
+               fmt::format("tenant is {}, not below {}", tenant, tenants_.size()), "tenant"};
+}
+
+Result<void> LocalEngine::check_rate(const SessionOptions& options, double rate_hz) const {
+  const Tenant& tenant = tenants_[options.tenant];
+  if (options_.max_tenant_sessions > 0 && tenant.sessions >= options_.max_tenant_sessions)
+    return Error{
+        ErrorCode::resource_exhausted,
+        fmt::format("tenant {} has {} sessions open, its most", options.tenant, tenant.sessions),
+        "tenant"};
+  const double capacity_hz = 1e9 / static_cast<double>(std::max<std::int64_t>(row_ns_, 1));
+  const auto refuse = [&](double reserved_hz, double share, const char* field) {
+    return Error{ErrorCode::resource_exhausted,
+                 fmt::format("{:.6g} steps/s do not fit: {:.6g} of a predicted capacity of {:.6g} "
+                             "steps/s are reserved, at most {:.0f}% may be",
+                             rate_hz, reserved_hz, capacity_hz, 100 * share),
+                 field};
+  };
+  if (rate_hz > 0 && reserved_hz_ + rate_hz > options_.max_utilisation * capacity_hz)
+    return refuse(reserved_hz_, options_.max_utilisation, "step_rate_hz");
+  if (rate_hz > 0 && tenant.step_rate_hz + rate_hz > options_.max_tenant_utilisation * capacity_hz)
+    return refuse(tenant.step_rate_hz, options_.max_tenant_utilisation, "tenant");
+  return {};
 }
 
 std::shared_ptr<Session> LocalEngine::find_session(SessionId id) const {
@@ -268,6 +313,10 @@ Result<SessionSummary> LocalEngine::close_session(SessionId id) {
   {
     const std::lock_guard lock(registry_mutex_);
     (void)pages_->release(session->pages);
+    Tenant& tenant = tenants_[session->options.tenant];
+    --tenant.sessions;
+    tenant.step_rate_hz -= session->step_rate_hz;
+    reserved_hz_ -= session->step_rate_hz;
   }
   const Error error = {ErrorCode::unavailable, "the session was closed before this step ran",
                        "session_id"};
@@ -293,6 +342,7 @@ Result<SessionSummary> LocalEngine::close_session(SessionId id) {
 Result<void> LocalEngine::submit(const StepRequest& request, StepSink& sink) {
   const std::int64_t now = clock_.now();
   const std::shared_ptr<Session> found = find_session(request.session);
+  (found ? cache_hits_ : cache_misses_).add();
   if (!found) return no_session(request.session);
   Session& session = *found;
   const std::lock_guard intake(session.intake);
@@ -340,15 +390,30 @@ Result<void> LocalEngine::submit(const StepRequest& request, StepSink& sink) {
   return {};
 }
 
-Result<std::uint64_t> LocalEngine::take_window_job() {
+Result<std::uint64_t> LocalEngine::take_window_job(const WindowRequest& request, TimeNs now) {
+  if (!request.best_effort && request.deadline_ns - row_ns_ < now) {
+    refused_.add();
+    predicted_misses_.add();
+    return too_late_;
+  }
+  const int limit = options_.max_tenant_windows;
   {
     const std::lock_guard lock(queue_mutex_);
     if (stopping_) return is_stopping();
-    if (!free_window_jobs_.empty()) {
+    Tenant& tenant = tenants_[request.tenant];
+    const bool within = limit == 0 || tenant.windows < limit;
+    if (within && !free_window_jobs_.empty()) {
       const std::uint64_t index = free_window_jobs_.back();
       free_window_jobs_.pop_back();
+      window_jobs_[index].tenant = request.tenant;
+      ++tenant.windows;
       return index;
     }
+    if (!within)
+      return Error{
+          ErrorCode::resource_exhausted,
+          fmt::format("{} requests of tenant {} are waiting, its most", limit, request.tenant),
+          "tenant"};
   }
   return Error{ErrorCode::resource_exhausted,
                fmt::format("{} requests are waiting already", window_jobs_.size()), ""};
@@ -356,9 +421,10 @@ Result<std::uint64_t> LocalEngine::take_window_job() {
 
 Result<void> LocalEngine::submit(const WindowRequest& request, WindowSink& sink) {
   const std::int64_t now = clock_.now();
+  if (auto ok = check_tenant(request.tenant); !ok) return ok.error();
   if (auto ok = check_window_events(config_, request.events, options_.max_window_events); !ok)
     return ok.error();
-  const auto taken = take_window_job();
+  const auto taken = take_window_job(request, now);
   if (!taken) return taken.error();
   WindowJob& job = window_jobs_[*taken];
   job.events.assign(request.events.begin(), request.events.end());
@@ -374,13 +440,31 @@ Result<void> LocalEngine::submit(const WindowRequest& request, WindowSink& sink)
   {
     const std::lock_guard lock(queue_mutex_);
     if (!checked || stopping_) {
-      free_window_jobs_.push_back(*taken);
+      free_window_job(*taken);
       return checked ? is_stopping() : checked;
     }
     ready_windows_.push(job.deadline_ns, *taken);
   }
   work_.notify_one();
   return {};
+}
+
+void LocalEngine::free_window_job(std::uint64_t index) {
+  --tenants_[window_jobs_[index].tenant].windows;
+  free_window_jobs_.push_back(index);
+}
+
+int LocalEngine::cancel(const WindowSink& sink) {
+  int withdrawn = 0;
+  const std::lock_guard lock(queue_mutex_);
+  ready_windows_.erase_if([&](std::uint64_t index) {
+    if (window_jobs_[index].sink != &sink) return false;
+    free_window_job(index);
+    ++withdrawn;
+    return true;
+  });
+  cancelled_.add(withdrawn);
+  return withdrawn;
 }
 
 int LocalEngine::expire_idle_sessions() {
@@ -403,11 +487,23 @@ EngineStats LocalEngine::stats() const {
   s.windows = windows_.value();
   s.late = late_.value();
   s.refused = refused_.value();
+  s.predicted_misses = predicted_misses_.value();
+  s.shed = shed_.value();
+  s.withheld = withheld_.value();
+  s.cancelled = cancelled_.value();
+  s.cache_hits = cache_hits_.value();
+  s.cache_misses = cache_misses_.value();
+  for (std::size_t i = 0; i < batch_sizes_.size(); ++i) s.batch_sizes[i] = batch_sizes_[i].value();
+  s.batch_rows = batch_rows_.value();
+  const auto row_ns = static_cast<double>(row_ns_.load());
+  s.predicted_batch_us = row_ns * 1e-3;
+  s.capacity_hz = row_ns > 0 ? 1e9 / row_ns : 0;
   {
     const std::lock_guard lock(queue_mutex_);
     s.queue_depth = static_cast<std::int64_t>(ready_windows_.size());
   }
   const std::lock_guard lock(registry_mutex_);
+  s.reserved_hz = reserved_hz_;
   s.sessions = static_cast<std::int64_t>(sessions_.size());
   for (const auto& [id, session] : sessions_)
     s.queue_depth += static_cast<std::int64_t>(session->queued.load());

@@ -2,6 +2,8 @@
 
 #include <cortex/engine.h>
 
+#include <array>
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <thread>
@@ -41,6 +43,7 @@ class LocalEngine final : public Engine {
   Result<SessionSummary> close_session(SessionId id) override;
   Result<void> submit(const StepRequest& request, StepSink& sink) override;
   Result<void> submit(const WindowRequest& request, WindowSink& sink) override;
+  int cancel(const WindowSink& sink) override;
   int expire_idle_sessions() override;
   EngineStats stats() const override;
   std::span<const RealtimeGrant> realtime() const override { return realtime_; }
@@ -51,7 +54,15 @@ class LocalEngine final : public Engine {
     std::int64_t deadline_ns = kNoDeadline;
     bool best_effort = false;
     std::int64_t submitted_ns = 0;
+    TenantId tenant = 0;
     WindowSink* sink = nullptr;
+  };
+
+  /// What a tenant holds; sessions under the registry lock, windows under the queue lock.
+  struct Tenant {
+    int sessions = 0;
+    int windows = 0;
+    double step_rate_hz = 0;
   };
 
   struct Refusal {
@@ -66,8 +77,13 @@ class LocalEngine final : public Engine {
   void warm_up();
   void run_once();
   std::shared_ptr<Session> find_session(SessionId id) const;
+  Result<void> check_tenant(TenantId tenant) const;
+  /// The session's declared rate fits; under the registry lock.
+  Result<void> check_rate(const SessionOptions& options, double rate_hz) const;
   /// Takes a free place for a stateless request; none: resource_exhausted.
-  Result<std::uint64_t> take_window_job();
+  Result<std::uint64_t> take_window_job(const WindowRequest& request, TimeNs now);
+  /// Under the queue lock.
+  void free_window_job(std::uint64_t index);
 
   // Compute thread.
   void run();
@@ -78,6 +94,8 @@ class LocalEngine final : public Engine {
   void run_window_batch();
   void answer_front(Session& session, std::span<const float> behavior);
   void fail_window(WindowSink& sink, std::int64_t submitted_ns);
+  /// Counts a batch that ran and remembers what it cost.
+  void count_batch(std::size_t rows);
 
   const EngineOptions options_;
   const ModelConfig config_;
@@ -94,6 +112,8 @@ class LocalEngine final : public Engine {
   std::unique_ptr<PagePool> pages_;
   std::unordered_map<SessionId, std::shared_ptr<Session>> sessions_;
   SessionId last_id_ = 0;
+  std::vector<Tenant> tenants_;
+  double reserved_hz_ = 0;
 
   mutable PriorityMutex queue_mutex_;
   PriorityCondition work_;  // something became ready, or the end
@@ -113,6 +133,16 @@ class LocalEngine final : public Engine {
   StreamBatch stream_batch_;
   WindowBatch window_batch_;
 
+  BatchInfo batch_;  // the present one
+  std::atomic<std::int64_t> row_ns_{0};
+  std::array<Counter, EngineStats::kBatchSizeBuckets> batch_sizes_;
+  Counter batch_rows_;
+  Counter cache_hits_;
+  Counter cache_misses_;
+  Counter predicted_misses_;
+  Counter shed_;
+  Counter withheld_;
+  Counter cancelled_;
   Counter batches_;
   Counter steps_;
   Counter windows_;

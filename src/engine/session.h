@@ -56,6 +56,7 @@ struct Session {
   SessionOptions options;
   std::vector<std::int32_t> unit_rows;  ///< declared unit -> row of the model's table
   std::vector<std::int32_t> pages;
+  double step_rate_hz = 0;  ///< reserved
   StreamState state;
 
   std::mutex intake;

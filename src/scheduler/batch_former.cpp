@@ -24,9 +24,10 @@ ReadyWork EdfQueue::pop() {
 }
 
 void EdfQueue::erase(std::uint64_t key) {
-  if (std::erase_if(heap_, [&](const ReadyWork& w) { return w.key == key; }) > 0)
-    std::make_heap(heap_.begin(), heap_.end(), later);
+  erase_if([&](std::uint64_t k) { return k == key; });
 }
+
+void EdfQueue::rebuild() { std::make_heap(heap_.begin(), heap_.end(), later); }
 
 void form_batch(EdfQueue& queue, std::size_t max_batch, std::vector<std::uint64_t>& batch) {
   batch.clear();

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -23,10 +24,19 @@ class EdfQueue {
   ReadyWork pop();
   /// Takes the entries of `key` out, wherever they are.
   void erase(std::uint64_t key);
+  /// Takes out the entries whose key `gone` says yes to, asked once an entry.
+  template <class Gone>
+  void erase_if(Gone gone) {
+    const auto end = std::remove_if(heap_.begin(), heap_.end(),
+                                    [&](const ReadyWork& work) { return gone(work.key); });
+    heap_.erase(end, heap_.end());
+    rebuild();
+  }
   bool empty() const { return heap_.empty(); }
   std::size_t size() const { return heap_.size(); }
 
  private:
+  void rebuild();
   std::vector<ReadyWork> heap_;
   std::uint64_t arrivals_ = 0;
 };
