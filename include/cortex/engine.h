@@ -117,7 +117,7 @@ struct StepRequest {
 /// queue [submitted, started], batch [started, forward], compute [forward, computed], hand-over
 /// [computed, finished]; all CLOCK_MONOTONIC.
 struct BatchInfo {
-  std::uint64_t id = 0;  ///< counts from 1; 0: the request was in no batch
+  std::uint64_t id = 0;  ///< one more than the batch before; 0: the request was in no batch
   int size = 0;          ///< steps or windows in it
   std::int64_t forward_ns = 0;
   std::int64_t computed_ns = 0;
@@ -254,8 +254,8 @@ struct EngineOptions {
   int max_tenant_windows = 0;   ///< of one tenant, waiting; 0: no limit of its own
   /// Share of the predicted capacity that declared step rates may fill, all together and of one
   /// tenant. Above 1 they promise more than the engine expects to hold.
-  double max_utilisation = 0.8;
-  double max_tenant_utilisation = 0.8;
+  double max_utilisation = 0.9;
+  double max_tenant_utilisation = 0.9;
   /// Lock memory, pin the compute thread and run it under SCHED_FIFO, as far as the system allows:
   /// Engine::realtime() says what it granted. Never fatal.
   bool realtime = false;
