@@ -73,6 +73,8 @@ struct LinearTensor {
   /// [in] f32, of the RMS norm that every norm_linear of this weight comes with, or null: a backend
   /// may fold it into the weight.
   const Tensor* gain = nullptr;
+  /// A row's bits may depend on its batch: windows promise a tolerance, streams promise bits.
+  bool any_order = false;
 };
 
 /// The same weight in the form that a backend multiplies by.

@@ -36,7 +36,7 @@ WindowModel::WindowModel(const ModelFile& file, Ops& ops, int capacity, std::int
 
   const std::string cross = "encoder.cross_attn.";
   project_token_tables(file);
-  cross_out_ = ops_.pack_linear(file.linear(cross + "out_proj.weight"));
+  cross_out_ = pack(file.linear(cross + "out_proj.weight"));
   for (int i = 0; i < config_.layers; ++i) {
     const std::string block = fmt::format("encoder.self_attn_blocks.{}.", i);
     Block b;
@@ -46,10 +46,10 @@ WindowModel::WindowModel(const ModelFile& file, Ops& ops, int capacity, std::int
     const auto norm = [&](const char* name) {
       return config_.norm == NormKind::rmsnorm ? block + name + ".weight" : "";
     };
-    b.qkv = ops_.pack_linear(file.linear(block + "qkv_proj.weight", norm("norm_attn")));
-    b.out = ops_.pack_linear(file.linear(block + "out_proj.weight"));
-    b.up = ops_.pack_linear(file.linear(block + "mlp.0.weight", norm("norm_mlp")));
-    b.down = ops_.pack_linear(file.linear(block + "mlp.2.weight"));
+    b.qkv = pack(file.linear(block + "qkv_proj.weight", norm("norm_attn")));
+    b.out = pack(file.linear(block + "out_proj.weight"));
+    b.up = pack(file.linear(block + "mlp.0.weight", norm("norm_mlp")));
+    b.down = pack(file.linear(block + "mlp.2.weight"));
     blocks_.push_back(std::move(b));
   }
   final_norm_ = load_norm(file, "encoder.final_norm");
@@ -131,6 +131,11 @@ Buffer WindowModel::upload(std::span<const float> values) {
   Buffer buffer = ops_.allocate(values.size_bytes());
   ops_.upload(buffer, values.data(), values.size_bytes());
   return buffer;
+}
+
+std::unique_ptr<LinearWeight> WindowModel::pack(LinearTensor linear) {
+  linear.any_order = true;
+  return ops_.pack_linear(linear);
 }
 
 WindowModel::Norm WindowModel::load_norm(const ModelFile& file, const std::string& name) {

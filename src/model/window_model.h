@@ -58,6 +58,7 @@ class WindowModel {
   };
 
   Buffer upload(std::span<const float> values);
+  std::unique_ptr<LinearWeight> pack(LinearTensor linear);
   Norm load_norm(const ModelFile& file, const std::string& name);
   NormArgs args(const Norm& norm) const;
   MatrixView latent_rows(const Buffer& buffer, int cols) const;

@@ -7,6 +7,7 @@
 #include <tuple>
 
 #include "kernels/cuda/device.cuh"
+#include "kernels/cuda/gemm_sm90.h"
 #include "kernels/cuda/launch.h"
 
 namespace cortex {
@@ -17,6 +18,10 @@ constexpr int kLeastCapability = 80;
 // A gap of at most this much is copied rather than begin another copy.
 constexpr std::size_t kCopyGap = 32 * 1024;
 constexpr std::int64_t kLeastEvents = 64;
+// Columns whose squares a linear's epilogue adds up.
+constexpr int kGroup = 2;
+constexpr int kGroupHopper = 64;
+constexpr std::int64_t kMostSkinnyRows = 32;
 
 std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
 
@@ -32,7 +37,8 @@ class DeviceLinear final : public LinearWeight {
  public:
   explicit DeviceLinear(const LinearTensor& linear)
       : LinearWeight(linear.weight.size(0), linear.weight.size(1)),
-        precision_(linear.weight.dtype()) {
+        precision_(linear.weight.dtype()),
+        any_order_(linear.any_order) {
     const auto element = static_cast<std::int64_t>(size_of(precision_));
     stride_ = precision_ == DType::f32 ? in() : round_up(in(), kLinearBytes / element);
     const auto row_bytes = static_cast<std::size_t>(stride_ * element);
@@ -67,9 +73,11 @@ class DeviceLinear final : public LinearWeight {
   std::int64_t stride() const { return stride_; }
   const float* scale() const { return scale_.f32(); }
   bool folds_gain() const { return folds_gain_; }
+  bool any_order() const { return any_order_; }
 
  private:
   DType precision_;
+  bool any_order_;
   std::int64_t stride_ = 0;
   Buffer data_;
   Buffer scale_;
@@ -83,6 +91,7 @@ class CudaOps final : public Ops {
     cudaDeviceProp properties = {};
     check(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties");
     name_ = properties.name;
+    hopper_ = gemm_sm90_supported(device);
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
   }
   ~CudaOps() override {
@@ -164,7 +173,7 @@ class CudaOps final : public Ops {
     grow(rows_, c.rows * inputs * 4);
     grow(row_scale_, c.rows * 4);
     grow(narrow_, c.rows * inputs * 2);
-    grow(squares_, c.rows * inputs / 8 * 4);
+    grow(squares_, c.rows * inputs / 2 * 4);
   }
 
   void begin_forward() override { use_device(); }
@@ -231,7 +240,8 @@ class CudaOps final : public Ops {
     a.out = out.data;
     a.out_stride = out.stride;
     a.out_dtype = out.dtype;
-    prepare(norm, x, w, a);
+    const bool hopper = !bias && by_hopper(w, epilogue, out);
+    prepare(norm, x, w, hopper ? kGroupHopper : kGroup, a);
     // What a norm will want to know of the sums is left behind as they are made.
     const bool residual = epilogue == Epilogue::add && w.precision() == DType::bf16 &&
                           out.dtype == DType::f32 && out.stride == out.cols &&
@@ -240,11 +250,15 @@ class CudaOps final : public Ops {
       a.narrow = narrow_.as<__nv_bfloat16>();
       a.squares_out = squares_.f32();
     }
-    linear(a, stream_);
+    if (hopper)
+      multiply_on_hopper(a, w.any_order());
+    else
+      linear(a, stream_);
     forget(out.data);
     if (residual) {
       residual_ = out.data;
       residual_rows_ = out.rows;
+      residual_group_ = hopper ? kGroupHopper : kGroup;
     }
   }
 
@@ -319,8 +333,53 @@ class CudaOps final : public Ops {
     if (written == residual_) residual_ = nullptr;
   }
 
-  /// Brings norm(x) into the form that the weight is multiplied with.
-  void prepare(const NormArgs& norm, const MatrixView& x, const DeviceLinear& w, LinearArgs& a) {
+  /// Whether the product goes to the kernels of sm_90a, whose tiles it must fill. One stream's rows
+  /// are better off elsewhere; either way they have the same bits, and so that the squares in a
+  /// residual stream are always of one kind, all of a model's linears fit or none.
+  bool by_hopper(const DeviceLinear& w, Epilogue epilogue, const MatrixView& out) const {
+    if (!hopper_ || w.precision() == DType::f32) return false;
+    if (!w.any_order() && out.rows <= kMostSkinnyRows) return false;
+    if (!w.any_order() && (w.out() % 128 != 0 || w.in() % 128 != 0)) return false;
+    if (w.out() % 64 != 0 || w.in() % 64 != 0 || w.stride() != w.in()) return false;
+    if (epilogue != Epilogue::add) return out.dtype == DType::bf16 && out.stride % 8 == 0;
+    return out.dtype == DType::f32 && out.stride % 4 == 0 &&
+           static_cast<std::size_t>(out.rows * out.cols) * 2 <= narrow_.bytes();
+  }
+  void multiply_on_hopper(const LinearArgs& a, bool any_order) {
+    GemmSm90Args g;
+    g.type = a.precision == DType::bf16 ? GemmType::kBf16 : GemmType::kInt8;
+    g.m = a.m;
+    g.n = a.n;
+    g.k = a.k;
+    g.a = a.x;
+    g.lda = a.x_stride;
+    g.w = a.w;
+    g.square = a.squares;
+    g.square_parts = a.k / kGroupHopper;
+    g.eps = a.eps;
+    g.a_scale = a.x_scale;
+    g.w_scale = a.w_scale;
+    g.pdl = true;
+    g.chains = !any_order;
+    GemmEpilogue epilogue = GemmEpilogue::kAdd;
+    if (a.epilogue == Epilogue::add) {
+      g.z = static_cast<float*>(a.out);
+      g.ldz = a.out_stride;
+      g.narrow = a.narrow ? a.narrow : narrow_.as<__nv_bfloat16>();
+      g.ld_narrow = a.n;
+      g.square_out = squares_.f32();
+    } else {
+      epilogue = a.epilogue == Epilogue::gelu ? GemmEpilogue::kGelu : GemmEpilogue::kStore;
+      g.out = static_cast<__nv_bfloat16*>(a.out);
+      g.ldo = a.out_stride;
+    }
+    check(gemm_sm90(g, epilogue, stream_), "gemm_sm90");
+  }
+
+  /// Brings norm(x) into the form that the weight is multiplied with, a product that takes squares
+  /// of `group` columns.
+  void prepare(const NormArgs& norm, const MatrixView& x, const DeviceLinear& w, int group,
+               LinearArgs& a) {
     const bool none = norm.kind == NormArgs::Kind::none;
     a.x_dtype = x.dtype;
     a.x = x.data;
@@ -346,9 +405,18 @@ class CudaOps final : public Ops {
     }
     if (none && x.dtype == DType::bf16 && x.cols % 8 == 0 && x.stride % 8 == 0) return;
     if (norm.kind == NormArgs::Kind::rms && w.folds_gain() && x.cols % 8 == 0 &&
-        residual_ == x.data && residual_rows_ == x.rows) {
+        residual_ == x.data && residual_rows_ == x.rows && residual_group_ == group) {
       a.x = narrow_.as<void>();
       a.x_stride = x.cols;
+      a.squares = squares_.f32();
+      a.eps = norm.eps;
+      return;
+    }
+    if (group == kGroupHopper && w.any_order() && norm.kind == NormArgs::Kind::rms &&
+        w.folds_gain() && x.dtype == DType::bf16 && x.stride % 8 == 0) {
+      grow(squares_, x.rows * x.cols / kGroupHopper * 4);
+      residual_ = nullptr;
+      square_rows(x, squares_.f32(), stream_);
       a.squares = squares_.f32();
       a.eps = norm.eps;
       return;
@@ -364,6 +432,7 @@ class CudaOps final : public Ops {
 
   int device_;
   std::string name_;
+  bool hopper_ = false;
   cudaStream_t stream_ = nullptr;
   std::map<std::tuple<const void*, std::int64_t, std::int64_t>, cudaGraphExec_t> graphs_;
   ForwardKey key_;
@@ -380,6 +449,7 @@ class CudaOps final : public Ops {
   Buffer squares_;
   const void* residual_ = nullptr;
   std::int64_t residual_rows_ = 0;
+  int residual_group_ = 0;
 };
 
 }  // namespace

@@ -6,6 +6,8 @@
 #include <atomic>
 #include <cstddef>
 
+#include "kernels/cuda/device.cuh"
+
 // Two kernels share the pieces below.
 //
 // `pair_kernel` is the usual one. Persistent; one warp of the first warpgroup fetches tiles of A
@@ -30,6 +32,7 @@
 namespace cortex::cuda {
 namespace {
 
+constexpr int kChainSlices = 4;       // of K, that `chains` sums apart: 256 in bf16
 constexpr int kSliceBytes = 128;      // of one row of A or W, in one stage
 constexpr int kMaxStages = 16;        // of the small kernel's ring
 constexpr int kStageFloats = 72;      // a row of 64 f32 partial sums, padded off the banks
@@ -276,20 +279,6 @@ __device__ __forceinline__ std::uint32_t pack(float low, float high) {
 
 // ---- Arithmetic of the epilogues ---------------------------------------------------------------
 
-// x * Phi(x) with Phi(x) = 1 / (1 + 2^(-x q(x^2))): erf(x / sqrt 2) within 3e-6, the product within
-// 6e-6. q is a minimax fit; it grows, so that both tails saturate.
-__device__ __forceinline__ float gelu(float x) {
-  const float u = x * x;
-  float q = fmaf(4.11173824e-06f, u, -0.000105875552f);
-  q = fmaf(q, u, -0.000253410864f);
-  q = fmaf(q, u, 0.105005935f);
-  q = fmaf(q, u, 2.30216527f);
-  float power, inverse;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(-x * q));
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(1.0f + power));
-  return x * inverse;
-}
-
 // What makes the factor of a row. Loaded before the product and used after it, so that nothing
 // waits for the loads.
 struct RowParts {
@@ -472,8 +461,7 @@ __device__ __forceinline__ void pair_epilogue(const KernelArgs& args, T (&sum)[B
                 if (row + 8 * r < args.m) *reinterpret_cast<float2*>(to + 8 * j) = now;
                 x[at] = now.x;
                 x[at + 1] = now.y;
-                square[r] = fmaf(now.x, now.x, square[r]);
-                square[r] = fmaf(now.y, now.y, square[r]);
+                square[r] += fmaf(now.y, now.y, now.x * now.x);
               }
             }
             if (unit + 2 < 4 * Blocks) {
@@ -495,8 +483,7 @@ __device__ __forceinline__ void pair_epilogue(const KernelArgs& args, T (&sum)[B
             store_pair(at, now);
             x[4 * j + 2 * r] = now.x;
             x[4 * j + 2 * r + 1] = now.y;
-            square[r] = fmaf(now.x, now.x, square[r]);
-            square[r] = fmaf(now.y, now.y, square[r]);
+            square[r] += fmaf(now.y, now.y, now.x * now.x);
           }
         }
 #pragma unroll
@@ -531,9 +518,11 @@ __device__ __forceinline__ void pair_epilogue(const KernelArgs& args, T (&sum)[B
   }
 }
 
+// `Chain`: K is summed in chains of kChainSlices slices, the chains first to last, as the kernels of
+// linear.cu do; else in one.
 // `Twins`: blocks of a cluster (1 or 2). Twins work on tiles one below the other, so they share W:
 // each fetches half of it for both.
-template <GemmType Type, GemmEpilogue Epilogue, int Blocks, int Twins>
+template <GemmType Type, GemmEpilogue Epilogue, int Blocks, int Twins, bool Chain = false>
 __global__ __launch_bounds__(kPairThreads,
                              1) void pair_kernel(const __grid_constant__ KernelArgs args) {
 #if CORTEX_SM90A
@@ -666,6 +655,7 @@ __global__ __launch_bounds__(kPairThreads,
       const int row0 = first_row(tile);
       const int column0 = tile % args.n_tiles * Shape::kColumns;
       Sum sum[Blocks][64];
+      Sum total[Chain ? 64 : 1];
       int s = step % kStages;
       std::uint32_t parity = static_cast<std::uint32_t>(step / kStages) & 1;
       int before = s;
@@ -687,7 +677,8 @@ __global__ __launch_bounds__(kPairThreads,
         for (int i = 0; i < 4; ++i) {
 #pragma unroll
           for (int block = 0; block < Blocks; ++block) {
-            wgmma<Type, 128>(sum[block], a_desc + block * 512 + 2 * i, b_desc + 2 * i, k + i);
+            wgmma<Type, 128>(sum[block], a_desc + block * 512 + 2 * i, b_desc + 2 * i,
+                             (Chain ? k % kChainSlices : k) + i);
           }
         }
         wgmma_commit();
@@ -696,6 +687,15 @@ __global__ __launch_bounds__(kPairThreads,
           release(before);
         }
         before = s;
+        if constexpr (Chain) {
+          if (k % kChainSlices == kChainSlices - 1 || k == args.k_tiles - 1) {
+            wgmma_wait<0>();
+#pragma unroll
+            for (int i = 0; i < 64; ++i) {
+              total[i] = k < kChainSlices ? sum[0][i] : total[i] + sum[0][i];
+            }
+          }
+        }
         if (++s == kStages) {
           s = 0;
           parity ^= 1;
@@ -717,6 +717,10 @@ __global__ __launch_bounds__(kPairThreads,
       if (tile + workers < args.tiles) turn_pass(1 - consumer);
       wgmma_wait<0>();
       release(before);
+      if constexpr (Chain) {
+#pragma unroll
+        for (int i = 0; i < 64; ++i) sum[0][i] = total[i];
+      }
       step += 2 * tile_steps;
       const int next = tile + 2 * workers;
       const int next_row = first_row(next) + thread;
@@ -1126,6 +1130,11 @@ cudaError_t launch_config(int config, const Launch& how) {
       return launch<pair_kernel<Type, Epilogue, 1, 1>>(how);
     case kPair64x128Twin:
       return launch<pair_kernel<Type, Epilogue, 1, 2>>(how);
+    case kPair64x128Chain:
+      if constexpr (Type == GemmType::kBf16) {
+        return launch<pair_kernel<Type, Epilogue, 1, 1, true>>(how);
+      }
+      return cudaErrorInvalidValue;
     case kSmall64x64:
       return launch<small_kernel<Type, Epilogue, 1, 64>>(how);
     case kSmall128x128:
@@ -1205,9 +1214,11 @@ cudaError_t gemm_sm90(const GemmSm90Args& args, GemmEpilogue epilogue, cudaStrea
   const int bytes = args.type == GemmType::kBf16 ? 2 : 1;
   const int k_tiles = ceil_div(args.k * bytes, kSliceBytes);
   Choice choice = choose(args, epilogue, k_tiles, processors);
+  // Sums of integers have no order.
+  if (args.chains && args.type == GemmType::kBf16) choice = {kPair64x128Chain, 1};
   if (args.config >= 0) choice = {args.config, 1};
   if (args.split > 0) choice.split = args.split;
-  const bool small = choice.config >= kSmall64x64;
+  const bool small = choice.config == kSmall64x64 || choice.config == kSmall128x128;
   if (choice.config >= kGemmSm90Configs || choice.split > 8 || 64 % choice.split != 0 ||
       choice.split > k_tiles || args.stages > 8 || (choice.split > 1 && !small)) {
     return cudaErrorInvalidValue;
@@ -1217,7 +1228,7 @@ cudaError_t gemm_sm90(const GemmSm90Args& args, GemmEpilogue epilogue, cudaStrea
   if (choice.config == kSmall128x128 && args.n % 128 != 0) return cudaErrorInvalidValue;
   const bool twin = choice.config == kPair128x128Twin || choice.config == kPair64x128Twin;
   const bool half_rows = choice.config == kPair64x128 || choice.config == kPair64x128Twin ||
-                         choice.config == kSmall64x64;
+                         choice.config == kPair64x128Chain || choice.config == kSmall64x64;
   const int tile_rows = half_rows ? 64 : 128;
 
   Launch how{};

@@ -52,6 +52,10 @@ struct GemmSm90Args {
   std::int64_t ld_narrow = 0;       ///< elements between rows of `narrow`, a multiple of 8
   float* square_out = nullptr;      ///< kAdd: [m, n / 64], partial sums over 64 columns each
 
+  /// Sums in the order of linear.cu, whatever m is: a row has the same bits in any batch and from
+  /// either file's kernels.
+  bool chains = false;
+
   bool pdl = false;  ///< launch while the kernel before still drains (programmatic dependence)
 
   int config = -1;  ///< a tiling of `GemmSm90Config`, or -1: chosen by shape
@@ -67,7 +71,8 @@ enum GemmSm90Config {
   kPair64x128Twin = 3,
   kSmall64x64 = 4,  ///< one tile a block; K split over the blocks of a cluster
   kSmall128x128 = 5,
-  kGemmSm90Configs = 6,
+  kPair64x128Chain = 6,
+  kGemmSm90Configs = 7,
 };
 
 /// Queues the product on `stream`. No allocation and no synchronisation: safe under graph capture.
