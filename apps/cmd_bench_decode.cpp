@@ -30,6 +30,7 @@ struct DecodeFlags {
   double seconds = 2;
   double evict_mb = 0;
   std::uint64_t seed = 1;
+  bool nvtx = false;
   bool json = false;
 };
 
@@ -106,7 +107,7 @@ void run_decode(const DecodeFlags& flags) {
   const std::int64_t events =
       flags.events.value_or(file.config.kind == ModelKind::stream ? kStepEvents : kWindowEvents);
   const Backend backend = make_backend(flags.device, {.threads = flags.threads, .isa = flags.isa},
-                                       {.fp8 = flags.precision == "fp8"})
+                                       {.fp8 = flags.precision == "fp8", .sections = flags.nvtx})
                               .value_or_throw();
   if (flags.precision == "fp8" && file.config.kind == ModelKind::stream)
     throw CLI::ValidationError("--precision", "fp8 is for window models: a stream keeps its bits");
@@ -167,6 +168,8 @@ void add_bench_decode(CLI::App& bench) {
       ->check(CLI::Range(0.0, 65536.0))
       ->capture_default_str();
   command->add_option("--seed", flags->seed, "of weights and events")->capture_default_str();
+  command->add_flag("--nvtx", flags->nvtx,
+                    "on a GPU, for a profiler: kernel by kernel, in an NVTX range a section");
   command->add_flag("--json", flags->json, "print one JSON object");
   command->footer(
       "Example:\n"

@@ -29,7 +29,7 @@ constexpr const char* kNone = "no NVIDIA GPU of compute capability 8.0 or newer,
 Result<Backend> cuda_backend(int index, const GpuOptions& options) {
   try {
     Backend backend;
-    backend.ops = make_cuda_ops(index, {.fp8 = options.fp8});
+    backend.ops = make_cuda_ops(index, {.fp8 = options.fp8, .sections = options.sections});
     backend.name = fmt::format("cuda:{} {}", index, backend.ops->name());
     backend.on_gpu = true;
     return backend;

@@ -20,6 +20,7 @@ struct Backend {
 
 struct GpuOptions {
   bool fp8 = false;  ///< a float window model's linears in 8-bit floats; unavailable but on Hopper
+  bool sections = false;  ///< for a profiler: no recorded graphs, an NVTX range a section
 };
 
 /// The backend of `device`: "cpu"; "cuda:N", the N-th GPU; or "auto", the first GPU that this build

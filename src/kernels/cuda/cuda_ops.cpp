@@ -1,5 +1,7 @@
 #include "kernels/cuda/cuda_ops.h"
 
+#include <nvtx3/nvToolsExt.h>
+
 #include <algorithm>
 #include <cstring>
 #include <map>
@@ -137,8 +139,18 @@ class CudaOps final : public Ops {
     while (n < count) n *= 2;
     return n;
   }
+  void section(const char* name) override {
+    if (!options_.sections) return;
+    end_section();
+    nvtxRangePushA(name);
+    in_section_ = true;
+  }
   bool begin_calls(const ForwardKey& key) override {
     flush_sends();
+    if (options_.sections) {
+      linears_->forget_all();
+      return true;
+    }
     const auto found = graphs_.find(order(key));
     if (found != graphs_.end()) {
       check(cudaGraphLaunch(found->second, stream_), "cudaGraphLaunch");
@@ -151,6 +163,7 @@ class CudaOps final : public Ops {
     return true;
   }
   void end_calls() override {
+    if (options_.sections) return end_section();
     record(false);
     cudaGraph_t graph = nullptr;
     check(cudaStreamEndCapture(stream_, &graph), "cudaStreamEndCapture");
@@ -226,6 +239,10 @@ class CudaOps final : public Ops {
     sending_ = nullptr;
   }
 
+  void end_section() {
+    if (in_section_) nvtxRangePop();
+    in_section_ = false;
+  }
   void forget(const void* written) { linears_->forget(written); }
   void record(bool now) {
     recording_ = now;
@@ -241,6 +258,7 @@ class CudaOps final : public Ops {
   std::map<std::tuple<const void*, std::int64_t, std::int64_t>, cudaGraphExec_t> graphs_;
   ForwardKey key_;
   bool recording_ = false;
+  bool in_section_ = false;
 
   const SharedBuffer* sending_ = nullptr;  // bytes that no copy was begun for
   std::size_t send_begin_ = 0;

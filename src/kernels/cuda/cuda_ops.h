@@ -31,6 +31,8 @@ struct CudaOptions {
   /// The linears of float windows in 8-bit floats (e4m3), quantised as they are packed: weights by
   /// a scale a row, activations by powers of two. Needs a Hopper GPU.
   bool fp8 = false;
+  /// For a profiler: every forward is issued kernel by kernel, in an NVTX range a section.
+  bool sections = false;
 };
 
 /// float32, bf16 and int8 on a GPU. Everything that a forward does is recorded as a CUDA graph the
