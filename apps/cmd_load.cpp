@@ -150,6 +150,10 @@ void add_load(CLI::App& app) {
                       "Model file: replay every stream from it and compare the bits; compare every "
                       "window");
   command->add_option("--api-key-file", flags->api_key_file, "Key of a server that asks for one");
+  command
+      ->add_option("--tls-ca", o.tls_ca_file,
+                   "PEM of whom to trust, for https; default: the system's")
+      ->check(CLI::ExistingFile);
   command->add_flag("--json", flags->json, "Print one JSON object on standard output");
   command->footer(
       "A latency counts from when a request was due, not from when it could be sent: a server "

@@ -19,6 +19,7 @@ struct LoadOptions {
   std::string model;  ///< in process
   std::string device = "auto";
   std::string api_key;
+  std::string tls_ca_file;
   bool windows = false;  ///< stateless windows instead of sessions
   int sessions = 1;
   int connections = 8;  ///< of windows

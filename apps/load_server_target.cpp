@@ -21,10 +21,12 @@ constexpr double kPatienceS = 30;
 
 TimeNs patience() { return RealClock::instance().now() + kPatience; }
 
+ClientOptions client_options(const LoadOptions& options) {
+  return {.api_key = options.api_key, .tls_ca_file = options.tls_ca_file, .timeout_s = kPatienceS};
+}
+
 LoadFacts ask_facts(const LoadOptions& options) {
-  const auto answer =
-      http_get(options.url, "/v1/model", {.api_key = options.api_key, .timeout_s = kPatienceS})
-          .value_or_throw();
+  const auto answer = http_get(options.url, "/v1/model", client_options(options)).value_or_throw();
   simdjson::dom::parser parser;
   simdjson::dom::element root;
   if (answer.status != 200 || parser.parse(answer.body).get(root))
@@ -111,7 +113,8 @@ class ServerTarget final : public LoadTarget {
     Opened opened;
     for (int i = 0; i < ports; ++i)
       opened.ports.push_back(std::make_unique<SocketPort>(
-          poller, ClientSocket::connect(echo_->address(), "the echo", patience()).value_or_throw(),
+          poller,
+          ClientSocket::connect(echo_->address(), "the echo", "", patience()).value_or_throw(),
           make_wire(), nullptr));
     return opened;
   }
@@ -126,7 +129,7 @@ class ServerTarget final : public LoadTarget {
       bodies_ = std::make_unique<HttpBodies>(events, options_, address_.authority());
   }
   Result<ClientSocket> connect() const {
-    return ClientSocket::connect(address_, options_.url, patience());
+    return ClientSocket::connect(address_, options_.url, options_.tls_ca_file, patience());
   }
 
   /// Null where the server refused the session, which is noted.

@@ -65,6 +65,7 @@ void SocketPort::on_readable() {
   if (!got.failed.empty()) return lose(got.failed);
   input_.commit(got.bytes);
   take_replies();
+  if (socket_.is_open() && socket_.has_pending()) on_readable();
 }
 
 void SocketPort::take_replies() {

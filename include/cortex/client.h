@@ -26,6 +26,7 @@ enum class FrameFormat { json, binary };
 
 struct ClientOptions {
   std::string api_key = {};
+  std::string tls_ca_file = {};   ///< PEM of whom to trust, for https and wss; empty: the system
   double timeout_s = 30;          ///< the longest that one answer may take
   double connect_timeout_s = 10;  ///< the longest that connecting may take
   FrameFormat format = FrameFormat::json;
@@ -88,7 +89,8 @@ struct HttpAnswer {
 /// `unavailable` says that the connection is lost and which step had not been answered.
 class StreamClient {
  public:
-  /// `url`: http://HOST:PORT or ws://HOST:PORT, a path is ignored; or unix:PATH of a socket.
+  /// `url`: http://HOST:PORT or ws://HOST:PORT, with an s for TLS (a path is ignored), or unix:PATH
+  /// of a socket.
   static Result<std::unique_ptr<StreamClient>> connect(const std::string& url,
                                                        const ClientOptions& options = {});
   virtual ~StreamClient() = default;

@@ -24,10 +24,11 @@
 namespace cortex {
 
 struct LiveOptions {
-  ClientOptions client = {.format = FrameFormat::binary};
+  /// Each attempt to connect may take connect_timeout_s: an unreachable host costs a step as much.
+  ClientOptions client = {.connect_timeout_s = 1, .format = FrameFormat::binary};
   OpenOptions open = {};
   /// How long one step may take to find a server again; then it is lost and the next step tries.
-  /// 0: one attempt, given a step's time.
+  /// 0: one attempt.
   double reconnect_s = 0;
 };
 

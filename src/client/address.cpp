@@ -28,12 +28,13 @@ Result<Address> parse_url(const std::string& url) {
   const auto scheme = rest.find("://");
   if (scheme != std::string_view::npos) {
     const std::string_view name = rest.substr(0, scheme);
-    if (name != "http" && name != "ws")
-      return bad_url(url, "only http://, ws:// and unix: are understood");
+    address.is_tls = name == "https" || name == "wss";
+    if (!address.is_tls && name != "http" && name != "ws")
+      return bad_url(url, "only http, https, ws, wss and unix: are understood");
     rest.remove_prefix(scheme + 3);
   }
   rest = rest.substr(0, rest.find('/'));
-  address.port = "80";
+  address.port = address.is_tls ? "443" : "80";
   const auto bracket = rest.find(']');
   const auto colon = rest.find(':', bracket == std::string_view::npos ? 0 : bracket);
   if (colon != std::string_view::npos) address.port = std::string(rest.substr(colon + 1));

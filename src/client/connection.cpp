@@ -15,10 +15,11 @@ Error over(std::string why) { return {ErrorCode::unavailable, std::move(why), ""
 
 }  // namespace
 
-Result<ClientConnection> ClientConnection::connect(const std::string& url, TimeNs until) {
+Result<ClientConnection> ClientConnection::connect(const std::string& url,
+                                                   const ClientOptions& options, TimeNs until) {
   auto address = parse_url(url);
   if (!address) return address.error();
-  auto socket = ClientSocket::connect(*address, url, until);
+  auto socket = ClientSocket::connect(*address, url, options.tls_ca_file, until);
   if (!socket) return socket.error();
   ClientConnection connection;
   connection.address_ = *std::move(address);
@@ -28,13 +29,14 @@ Result<ClientConnection> ClientConnection::connect(const std::string& url, TimeN
 
 Result<ClientConnection> ClientConnection::connect_websocket(const std::string& url,
                                                              const std::string& path,
-                                                             const std::string& api_key,
+                                                             const ClientOptions& options,
                                                              TimeNs until) {
-  auto connection = connect(url, until);
+  auto connection = connect(url, options, until);
   if (!connection) return connection.error();
   const std::string key = websocket::make_key();
   const auto reply = connection->exchange(
-      websocket::upgrade_request(path, connection->address().authority(), key, api_key), until);
+      websocket::upgrade_request(path, connection->address().authority(), key, options.api_key),
+      until);
   const auto fail = [&](const std::string& why) {
     return Error{ErrorCode::unavailable, fmt::format("{}{}: {}", url, path, why), "url"};
   };

@@ -17,11 +17,13 @@ namespace cortex {
 /// A socket with what has arrived on it, used by one blocking caller.
 class ClientConnection {
  public:
-  static Result<ClientConnection> connect(const std::string& url, TimeNs until);
+  /// `options` as far as they say who is trusted.
+  static Result<ClientConnection> connect(const std::string& url, const ClientOptions& options,
+                                          TimeNs until);
 
   /// A WebSocket: connects and upgrades.
   static Result<ClientConnection> connect_websocket(const std::string& url, const std::string& path,
-                                                    const std::string& api_key, TimeNs until);
+                                                    const ClientOptions& options, TimeNs until);
 
   /// unavailable: the connection is over, or `until` has come; says why.
   Result<void> write(std::string_view bytes, TimeNs until);

@@ -9,7 +9,7 @@ namespace {
 Result<HttpAnswer> request(const std::string& url, std::string_view method, const std::string& path,
                            const std::string& body, const ClientOptions& options) {
   const TimeNs until = RealClock::instance().now() + static_cast<TimeNs>(options.timeout_s * 1e9);
-  auto connection = ClientConnection::connect(url, until);
+  auto connection = ClientConnection::connect(url, options, until);
   if (!connection) return connection.error();
   const auto reply = connection->exchange(
       http_request(method, path, connection->address().authority(), options.api_key, body, false),

@@ -12,7 +12,7 @@
 namespace cortex {
 namespace {
 
-constexpr std::chrono::milliseconds kBetweenAttempts{20};
+constexpr TimeNs kBetweenAttempts = 20'000'000;
 
 /// The step itself is at fault: the server has not taken it and another server would not.
 bool is_callers_fault(ErrorCode code) {
@@ -122,25 +122,19 @@ class LiveSessionImpl final : public LiveSession {
   }
 
   Result<StreamAnswer> resume(std::int64_t sequence, std::span<const Event> events) {
-    const double patience_s =
-        options_.reconnect_s > 0 ? options_.reconnect_s : info_.step_ms * 1e-3;
-    const TimeNs until = RealClock::instance().now() + static_cast<TimeNs>(patience_s * 1e9);
+    const TimeNs until =
+        RealClock::instance().now() + static_cast<TimeNs>(options_.reconnect_s * 1e9);
     for (;;) {
-      auto answer = resume_once(sequence, events, patience_s);
-      if (answer || client_ || options_.reconnect_s <= 0) return answer;
-      if (RealClock::instance().now() + TimeNs{std::chrono::nanoseconds(kBetweenAttempts).count()} >
-          until)
+      auto answer = resume_once(sequence, events);
+      if (answer || client_ || RealClock::instance().now() + kBetweenAttempts > until)
         return answer;
-      std::this_thread::sleep_for(kBetweenAttempts);
+      std::this_thread::sleep_for(std::chrono::nanoseconds(kBetweenAttempts));
     }
   }
 
   /// One attempt; `client_` is set where a session was found that goes on.
-  Result<StreamAnswer> resume_once(std::int64_t sequence, std::span<const Event> events,
-                                   double patience_s) {
-    ClientOptions to_connect = options_.client;
-    to_connect.connect_timeout_s = std::min(to_connect.connect_timeout_s, patience_s);
-    auto client = StreamClient::connect(url_, to_connect);
+  Result<StreamAnswer> resume_once(std::int64_t sequence, std::span<const Event> events) {
+    auto client = StreamClient::connect(url_, options_.client);
     if (!client) return client.error();
     OpenOptions to_open = options_.open;
     to_open.session.first_step = history_.first_needed(sequence);

@@ -14,6 +14,8 @@
 #include <memory>
 #include <utility>
 
+#include "client/wait_for.h"
+
 namespace cortex {
 namespace {
 
@@ -21,18 +23,6 @@ constexpr TimeNs kMillisecond = 1'000'000;
 
 Error cannot_connect(const std::string& url, std::string_view why) {
   return {ErrorCode::unavailable, fmt::format("cannot connect to {}: {}", url, why), "url"};
-}
-
-bool wait(int fd, short events, TimeNs until) {
-  for (;;) {
-    const TimeNs left = until - RealClock::instance().now();
-    if (left < 0) return false;
-    pollfd p{fd, events, 0};
-    const timespec patience{left / 1'000'000'000, left % 1'000'000'000};
-    const int ready = ::ppoll(&p, 1, &patience, nullptr);
-    if (ready > 0) return true;
-    if (ready < 0 && errno != EINTR) return true;  // the next call says what is wrong
-  }
 }
 
 /// The errno of connecting, 0 for success.
@@ -45,7 +35,7 @@ int connect_to(int fd, const sockaddr* address, socklen_t size, TimeNs until) {
     ::usleep(1000);
   }
   if (errno != EINPROGRESS && errno != EINTR) return errno;
-  if (!wait(fd, POLLOUT, until)) return ETIMEDOUT;
+  if (!wait_for(fd, POLLOUT, until)) return ETIMEDOUT;
   int outcome = 0;
   socklen_t length = sizeof outcome;
   ::getsockopt(fd, SOL_SOCKET, SO_ERROR, &outcome, &length);
@@ -101,34 +91,47 @@ Transfer outcome_of(ssize_t n) {
 
 }  // namespace
 
-ClientSocket::ClientSocket(ClientSocket&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+ClientSocket::ClientSocket(ClientSocket&& other) noexcept
+    : fd_(std::exchange(other.fd_, -1)), tls_(std::move(other.tls_)) {}
 
 ClientSocket& ClientSocket::operator=(ClientSocket&& other) noexcept {
   if (this != &other) {
     close();
     fd_ = std::exchange(other.fd_, -1);
+    tls_ = std::move(other.tls_);
   }
   return *this;
 }
 
 Result<ClientSocket> ClientSocket::connect(const Address& address, const std::string& url,
-                                           TimeNs until) {
-  return address.is_unix() ? connect_unix(address.path, url, until)
-                           : connect_tcp(address, url, until);
+                                           const std::string& ca_file, TimeNs until) {
+  auto socket =
+      address.is_unix() ? connect_unix(address.path, url, until) : connect_tcp(address, url, until);
+  if (!socket || !address.is_tls) return socket;
+  auto tls = TlsClient::connect(socket->fd(), address.host, ca_file, until);
+  if (!tls) {
+    if (tls.error().code == ErrorCode::invalid_argument) return tls.error();
+    return cannot_connect(url, tls.error().message);
+  }
+  socket->tls_ = *std::move(tls);
+  return socket;
 }
 
 Transfer ClientSocket::send(std::string_view bytes) const {
+  if (tls_) return tls_->send(bytes);
   return outcome_of(::send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL));
 }
 
 Transfer ClientSocket::receive(std::span<char> into) const {
+  if (tls_) return tls_->receive(into);
   return outcome_of(::recv(fd_, into.data(), into.size(), 0));
 }
 
-bool ClientSocket::wait_readable(TimeNs until) const { return wait(fd_, POLLIN, until); }
-bool ClientSocket::wait_writable(TimeNs until) const { return wait(fd_, POLLOUT, until); }
+bool ClientSocket::wait_readable(TimeNs until) const { return wait_for(fd_, POLLIN, until); }
+bool ClientSocket::wait_writable(TimeNs until) const { return wait_for(fd_, POLLOUT, until); }
 
 void ClientSocket::close() {
+  tls_.reset();
   if (fd_ >= 0) ::close(std::exchange(fd_, -1));
 }
 

@@ -2,22 +2,17 @@
 
 #include <cortex/result.h>
 
-#include <cstddef>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
 
 #include "client/address.h"
+#include "client/tls_client.h"
+#include "client/transfer.h"
 #include "core/clock.h"
 
 namespace cortex {
-
-/// What came of a read or write that does not wait.
-struct Transfer {
-  std::size_t bytes = 0;
-  bool would_block = false;
-  std::string failed = {};  ///< why the connection is over; empty while it is not
-};
 
 /// A connected stream socket that never blocks but in wait(). Move-only.
 class ClientSocket {
@@ -28,8 +23,10 @@ class ClientSocket {
   ClientSocket(ClientSocket&& other) noexcept;
   ClientSocket& operator=(ClientSocket&& other) noexcept;
 
-  /// unavailable: nobody listens there, or not by `until`. Names the address.
-  static Result<ClientSocket> connect(const Address& address, const std::string& url, TimeNs until);
+  /// unavailable: nobody listens there, or not by `until`, or not with a certificate that
+  /// `ca_file` (as in TlsClient) vouches for. Names the address.
+  static Result<ClientSocket> connect(const Address& address, const std::string& url,
+                                      const std::string& ca_file, TimeNs until);
 
   Transfer send(std::string_view bytes) const;
   Transfer receive(std::span<char> into) const;
@@ -37,12 +34,15 @@ class ClientSocket {
   bool wait_readable(TimeNs until) const;
   bool wait_writable(TimeNs until) const;
 
+  /// Whether there is something to receive that waiting for fd() would not show.
+  bool has_pending() const { return tls_ && tls_->has_pending(); }
   int fd() const { return fd_; }
   bool is_open() const { return fd_ >= 0; }
   void close();
 
  private:
   int fd_ = -1;
+  std::unique_ptr<TlsClient> tls_;  ///< where the address asked for it
 };
 
 }  // namespace cortex

@@ -21,8 +21,7 @@ class StreamClientImpl final : public StreamClient {
   Result<void> connect(const ClientOptions& options) {
     const TimeNs until =
         RealClock::instance().now() + static_cast<TimeNs>(options.connect_timeout_s * 1e9);
-    auto connection =
-        ClientConnection::connect_websocket(url_, codec_->path(), options.api_key, until);
+    auto connection = ClientConnection::connect_websocket(url_, codec_->path(), options, until);
     if (!connection) return connection.error();
     connection_ = *std::move(connection);
     return {};

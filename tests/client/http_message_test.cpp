@@ -50,6 +50,9 @@ TEST(HttpMessage, ARequestStatesItsLengthAndKey) {
 TEST(Address, UrlsOfThreeKindsAreUnderstood) {
   EXPECT_EQ(parse_url("http://127.0.0.1:8080/x")->authority(), "127.0.0.1:8080");
   EXPECT_EQ(parse_url("ws://lab")->port, "80");
+  EXPECT_FALSE(parse_url("ws://lab")->is_tls);
+  EXPECT_EQ(parse_url("wss://lab")->port, "443");
+  EXPECT_TRUE(parse_url("https://lab:8443/")->is_tls);
   EXPECT_EQ(parse_url("[::1]:9")->host, "::1");
   EXPECT_EQ(parse_url("unix:/run/cortex.sock")->path, "/run/cortex.sock");
   EXPECT_EQ(parse_url("unix:///run/cortex.sock")->path, "/run/cortex.sock");

@@ -1,8 +1,11 @@
 // A stream through a server's death, against `cortex serve` itself.
 #include <cortex/live_session.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <chrono>
+#include <cstdlib>
+#include <filesystem>
 #include <map>
 #include <random>
 #include <string>
@@ -16,7 +19,7 @@ namespace {
 
 const std::string kModel = std::string(CORTEX_SOURCE_DIR) + "/models/stream-nano.safetensors";
 constexpr int kUnits = 96;
-constexpr int kBins = 4;
+constexpr int kBins = 1;
 
 std::unique_ptr<ServerProcess> serve(const std::string& port = "0",
                                      const std::string& model = kModel,
@@ -74,6 +77,7 @@ struct Rig {
   explicit Rig(const std::string& url, FrameFormat format, double reconnect_s = 0) {
     LiveOptions options;
     options.client.format = format;
+    options.client.connect_timeout_s = 30;  // of a busy machine
     options.reconnect_s = reconnect_s;
     session = LiveSession::open(url, options).value_or_throw();
   }
@@ -214,12 +218,12 @@ TEST_P(LiveSessionTest, BadEventsAreTheCallersAndTakeNothing) {
   };
   // With the server and without it alike.
   for (int round = 0; round < 2; ++round) {
-    EXPECT_EQ(refused({.unit = kUnits, .value = 1, .bin = 12}), ErrorCode::invalid_argument);
-    EXPECT_EQ(refused({.unit = -1, .value = 1, .bin = 12}), ErrorCode::invalid_argument);
-    EXPECT_EQ(refused({.unit = 1, .value = 0, .bin = 12}), ErrorCode::invalid_argument);
-    EXPECT_EQ(refused({.unit = 1, .value = 1, .bin = 11}), ErrorCode::invalid_argument);
+    EXPECT_EQ(refused({.unit = kUnits, .value = 1, .bin = 3}), ErrorCode::invalid_argument);
+    EXPECT_EQ(refused({.unit = -1, .value = 1, .bin = 3}), ErrorCode::invalid_argument);
+    EXPECT_EQ(refused({.unit = 1, .value = 0, .bin = 3}), ErrorCode::invalid_argument);
+    EXPECT_EQ(refused({.unit = 1, .value = 1, .bin = 2}), ErrorCode::invalid_argument);
     EXPECT_EQ(rig.session->step(5, {}).error().code, ErrorCode::out_of_order);
-    const std::vector<Event> many(5000, Event{.unit = 1, .value = 1, .bin = 12});
+    const std::vector<Event> many(5000, Event{.unit = 1, .value = 1, .bin = 3});
     EXPECT_EQ(rig.session->step(3, many).error().code, ErrorCode::too_large);
     if (round == 0) server->kill();
   }
@@ -244,6 +248,47 @@ TEST_P(LiveSessionTest, OpeningSaysWhatIsWrongAtOnce) {
   ASSERT_FALSE(units);
   EXPECT_EQ(units.error().code, ErrorCode::invalid_argument);
   EXPECT_NE(units.error().message.find("nobody knows me"), std::string::npos);
+}
+
+TEST(StreamClientTls, ACertificateIsCheckedAndTheStreamIsAsExact) {
+  const std::filesystem::path folder =
+      std::filesystem::temp_directory_path() / ("cortex_tls_" + std::to_string(::getpid()));
+  std::filesystem::create_directory(folder);
+  const std::string cert = (folder / "cert.pem").string();
+  const std::string key = (folder / "key.pem").string();
+  const std::string make =
+      "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 "
+      "-subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1 -keyout " +
+      key + " -out " + cert + " 2>/dev/null";
+  if (std::system(make.c_str()) != 0) GTEST_SKIP() << "no openssl to make a certificate with";
+  {
+    const auto server = serve("0", kModel, {"--tls-cert", cert, "--tls-key", key});
+    ASSERT_TRUE(server->url().starts_with("https://")) << server->url();
+    const auto stranger = StreamClient::connect(server->url());
+    ASSERT_FALSE(stranger);
+    EXPECT_EQ(stranger.error().code, ErrorCode::unavailable);
+    EXPECT_NE(stranger.error().message.find("TLS: "), std::string::npos)
+        << stranger.error().message;
+    ClientOptions options;
+    options.tls_ca_file = cert;
+    EXPECT_EQ(http_get(server->url(), "/health", options)->status, 200);
+    // The same server under a name that the certificate does not have.
+    EXPECT_FALSE(http_get("https://localhost:" + server->port(), "/health", options));
+    const auto client = StreamClient::connect(server->url(), options).value_or_throw();
+    Outputs outputs;
+    for (std::int64_t n = 0; n < 10; ++n) {
+      const auto events = events_of(n);
+      outputs[n] = client->step({.sequence = n, .events = events, .best_effort = true})
+                       .value_or_throw()
+                       .behavior;
+    }
+    EXPECT_EQ(outputs, uninterrupted(steps_to(10)));
+    EXPECT_EQ(client->close().value_or_throw().steps, 10);
+    options.tls_ca_file = key;
+    EXPECT_EQ(StreamClient::connect(server->url(), options).error().code,
+              ErrorCode::invalid_argument);
+  }
+  std::filesystem::remove_all(folder);
 }
 
 INSTANTIATE_TEST_SUITE_P(Frames, LiveSessionTest,

@@ -41,6 +41,8 @@ class LiveSession:
     """
 
     def __init__(self, url, options=None, *, reconnect_s=0.0, **client):
+        # An unreachable host costs a step as much.
+        client.setdefault("connect_timeout_s", 1.0)
         self._url, self._client_options = url, client
         self._options = options or Options()
         self._reconnect_s = reconnect_s
@@ -147,10 +149,7 @@ class LiveSession:
                 time.sleep(_BETWEEN_ATTEMPTS_S)
 
     def _resume_once(self, number, events):
-        patience_s = self._reconnect_s or self.info.step_ms / 1000
-        options = dict(self._client_options)
-        options["connect_timeout_s"] = min(options.get("connect_timeout_s", 10.0), patience_s)
-        client = StreamClient(self._url, **options)
+        client = StreamClient(self._url, **self._client_options)
         try:
             first = max(self._first_step, number - self.info.context_steps + 1)
             info = client.open(dataclasses.replace(self._options, first_step=first))

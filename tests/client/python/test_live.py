@@ -1,10 +1,12 @@
 """The Python client against `cortex serve`, killed and started again."""
+import shutil
+import ssl
 import tempfile
 import threading
 import time
 import unittest
 
-from servers import Server, events_of, socket_path
+from servers import Server, events_of, make_certificate, socket_path
 
 from cortex_client import (InvalidArgument, LiveSession, Options, OutOfOrder, SessionLost,
                            StreamClient, TooLarge, Unavailable)
@@ -24,7 +26,8 @@ def uninterrupted(url, steps):
 class Rig:
     def __init__(self, url, frames, **options):
         # No answer is withheld for its deadline on a busy machine.
-        self.session = LiveSession(url, Options(best_effort=True), frames=frames, **options)
+        self.session = LiveSession(url, Options(best_effort=True), frames=frames,
+                                   connect_timeout_s=30.0, **options)
         self.outputs = {}
 
     def step(self, n=None):
@@ -46,7 +49,7 @@ class Cases:
     def test_a_stream_is_answered_step_by_step(self):
         with Server() as server, StreamClient(server.url, frames=self.frames) as client:
             info = client.open()
-            self.assertEqual((info.kind, info.units, info.bins_per_step), ("stream", 96, 4))
+            self.assertEqual((info.kind, info.units, info.bins_per_step), ("stream", 96, 1))
             self.assertEqual(info.outputs[0].unit, "mm/s")
             for n in range(5):
                 answer = client.step(n, events_of(n))
@@ -143,11 +146,11 @@ class Cases:
             self.assertEqual(rig.outputs, uninterrupted(server.url, range(6)))
 
     def refuses_bad_events(self, session):
-        for bad in ((96, 12, 1), (-1, 12, 1), (1, 12, 0), (1, 11, 1)):
+        for bad in ((96, 3, 1), (-1, 3, 1), (1, 3, 0), (1, 2, 1)):
             with self.assertRaises(InvalidArgument):
                 session.step([bad])
         with self.assertRaises(TooLarge):
-            session.step([(1, 12, 1)] * 5000)
+            session.step([(1, 3, 1)] * 5000)
         self.assertEqual(session.next_step, 3)
 
     def test_nobody_there_is_said_at_once(self):
@@ -166,6 +169,25 @@ class Cases:
                 expected = uninterrupted(server.url, range(9))
         del expected[4]
         self.assertEqual(rig.outputs, expected)
+
+
+@unittest.skipUnless(shutil.which("openssl"), "no openssl to make a certificate with")
+class OverTls(unittest.TestCase):
+    def test_a_stream_survives_behind_a_certificate_that_is_trusted(self):
+        with tempfile.TemporaryDirectory() as folder:
+            cert, key = make_certificate(folder)
+            tls = ssl.create_default_context(cafile=cert)
+            flags = ("--tls-cert", cert, "--tls-key", key)
+            with Server(*flags) as server:
+                self.assertTrue(server.url.startswith("https://"), server.url)
+                with self.assertRaises(Unavailable):
+                    LiveSession(server.url)
+                session = LiveSession(server.url, tls=tls, connect_timeout_s=30.0)
+                self.assertFalse(session.step(events_of(0)).is_lost)
+            self.assertTrue(session.step(events_of(1)).is_lost)
+            with Server(*flags, port=server.port):
+                answer = session.step(events_of(2))
+                self.assertEqual((answer.error, answer.replayed_steps), (None, 2))
 
 
 class OverJson(Cases, unittest.TestCase):
