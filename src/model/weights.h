@@ -16,7 +16,8 @@ namespace cortex {
 struct ModelFile {
   ModelConfig config;
   std::map<std::string, Tensor> tensors;
-  std::string digest;  ///< 16 hex digits over the file's bytes
+  std::string digest;        ///< 16 hex digits over the file's bytes
+  bool is_identity = false;  ///< no decoder at all, see identity_model.h; never so from a file
 
   const Tensor& at(const std::string& name) const { return tensors.at(name); }
   /// A linear's weight with its scale, where it has one; `gain` names that of the RMS norm which

@@ -8,34 +8,21 @@
 
 #include "kernels/ops.h"
 #include "model/config.h"
+#include "model/forward.h"
 #include "model/weights.h"
 
 namespace cortex {
 
-/// Windows of events, packed: no padding.
-struct WindowBatch {
-  std::vector<std::int32_t> indptr = {0};  ///< [windows + 1]
-  std::vector<std::int32_t> neuron;
-  std::vector<std::int32_t> bin;
-  std::vector<std::int32_t> value;
-  std::vector<double> window_bins;  ///< [windows] nominal length, for the receptive field
-
-  int windows() const { return static_cast<int>(window_bins.size()); }
-  /// Room for `count` windows of together `events` events.
-  void reserve(int count, std::int64_t events);
-  void clear();
-};
-
 /// The window decoder's forward plan: the published architecture, see docs/architecture.md.
-class WindowModel {
+class WindowModel final : public WindowForward {
  public:
   /// Room for `capacity` windows of together `max_events` events.
   WindowModel(const ModelFile& file, Ops& ops, int capacity, std::int64_t max_events);
 
   /// Behaviour in physical units, [windows, outputs], valid until the next call.
-  std::span<const float> forward(const WindowBatch& batch);
+  std::span<const float> forward(const WindowBatch& batch) override;
   /// As StreamModel::warm_up().
-  void warm_up();
+  void warm_up() override;
   /// Logits over value buckets of the published masked-spike head for the windows of the last
   /// forward, [windows, value_buckets]; empty where the model has no such head.
   std::vector<float> masked_spike_logits();
