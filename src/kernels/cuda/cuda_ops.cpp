@@ -67,6 +67,7 @@ class DeviceLinear final : public LinearWeight {
   std::int64_t stride() const { return stride_; }
   const float* scale() const { return scale_.f32(); }
   bool folds_gain() const { return folds_gain_; }
+  std::size_t bytes() const override { return data_.bytes() + scale_.bytes(); }
 
  private:
   DType precision_;
