@@ -87,6 +87,8 @@ class LinearWeight {
   virtual ~LinearWeight() = default;
   std::int64_t out() const { return out_; }
   std::int64_t in() const { return in_; }
+  /// Of the backend's memory, padding and scales included.
+  virtual std::size_t bytes() const = 0;
 
  private:
   std::int64_t out_;
