@@ -70,19 +70,15 @@ struct Launch {
   dim3 grid;
   int threads, shared, cluster_x, cluster_z;
   bool pdl;
-  int device;
   cudaStream_t stream;
 };
 
 template <auto Kernel>
 cudaError_t launch(const Launch& how) {
-  static std::atomic<bool> ready[kMaxDevices];
-  if (how.device >= kMaxDevices || !ready[how.device].load(std::memory_order_acquire)) {
-    const cudaError_t error =
-        cudaFuncSetAttribute(Kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedLimit);
-    if (error != cudaSuccess) return error;
-    if (how.device < kMaxDevices) ready[how.device].store(true, std::memory_order_release);
-  }
+  // Anew every time: a device that was reset has forgotten it.
+  const cudaError_t error =
+      cudaFuncSetAttribute(Kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedLimit);
+  if (error != cudaSuccess) return error;
   cudaLaunchAttribute attributes[2];
   unsigned count = 0;
   if (how.cluster_x * how.cluster_z > 1) {
@@ -240,7 +236,7 @@ cudaError_t gemm_sm90(const GemmSm90Args& args, GemmEpilogue epilogue, cudaStrea
 
   Launch how{};
   how.pdl = args.pdl;
-  how.device = device;
+
   how.stream = stream;
   how.cluster_x = twin ? 2 : 1;
   how.cluster_z = choice.split;
