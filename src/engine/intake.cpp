@@ -188,6 +188,7 @@ EngineStats LocalEngine::stats() const {
     s.batch_sizes[i] = count_.batch_sizes[i].value();
   s.failed_batches = count_.failed_batches.value();
   s.recoveries = count_.recoveries.value();
+  s.fell_back = fell_back_;
   s.steps = count_.steps.value();
   s.windows = count_.windows.value();
   s.late = count_.late.value();

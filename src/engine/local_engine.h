@@ -126,11 +126,12 @@ class LocalEngine final : public Engine {
   /// The computation of the batch failed: every request in it is answered with an error, every
   /// session in it is lost.
   void fail_batch(const char* why);
-  /// The device failed: fails every session, then sets up a device again, however long that takes.
+  /// The device failed: fails every session, then sets it up again or, where it does not come back,
+  /// the CPU.
   void recover(const std::string& why);
   void lose_streams(const Error& error);
   /// What is in the way; empty: nothing is.
-  std::string set_up_again();
+  std::string set_up_again(const std::string& device);
   void fail_everything(const Error& error);
   /// Takes out the front job and answers it with `error`; false: there is none.
   bool fail_front(Session& session, const Error& error);
@@ -148,9 +149,10 @@ class LocalEngine final : public Engine {
   ModelInfo info_;
   int bins_per_step_ = 1;
   std::atomic<EngineState> state_{EngineState::warming};
-  std::string device_;             // as make_backend names it
-  std::optional<ModelFile> kept_;  // on a GPU, to set it up again
-  std::unique_ptr<Ops> ops_;       // changes under the queue lock
+  std::atomic<bool> fell_back_{false};  // from device_ to the CPU
+  std::string device_;                  // as make_backend names it
+  std::optional<ModelFile> kept_;       // on a GPU, to set it up again
+  std::unique_ptr<Ops> ops_;            // changes under the queue lock
   PageLayout layout_;
   Buffer pool_memory_;
   std::size_t pool_bytes_ = 0;

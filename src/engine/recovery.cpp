@@ -11,6 +11,9 @@ namespace cortex {
 namespace {
 
 constexpr auto kBetweenTries = std::chrono::milliseconds(200);
+// After a fault of a kernel CUDA gives a process its device back on no condition (driver 580: reset
+// succeeds, everything after it fails); other faults pass.
+constexpr int kTries = 10;
 
 }  // namespace
 
@@ -20,9 +23,13 @@ void LocalEngine::recover(const std::string& why) {
   lose_streams({ErrorCode::unavailable,
                 fmt::format("the session is lost: {} failed: {}", device_, why), "session_id"});
   std::string last;
-  for (;;) {
-    const std::string fault = set_up_again();
-    if (fault.empty()) break;
+  for (int i = 0;; ++i) {
+    const bool on_cpu = i >= kTries;
+    const std::string fault = set_up_again(on_cpu ? "cpu" : device_);
+    if (fault.empty()) {
+      fell_back_ = on_cpu;
+      break;
+    }
     if (fault != last) log::error(fmt::format("{} cannot be set up again yet: {}", device_, fault));
     last = fault;
     {
@@ -34,7 +41,13 @@ void LocalEngine::recover(const std::string& why) {
   }
   count_.recoveries.add();
   state_ = EngineState::ready;
-  log::info(fmt::format("{} is set up again", device_));
+  if (fell_back_)
+    log::error(
+        fmt::format("{} did not come back: computing goes on on the CPU until this process is "
+                    "started again",
+                    device_));
+  else
+    log::info(fmt::format("{} is set up again", device_));
 }
 
 void LocalEngine::lose_streams(const Error& error) {
@@ -64,7 +77,7 @@ void LocalEngine::lose_streams(const Error& error) {
   }
 }
 
-std::string LocalEngine::set_up_again() {
+std::string LocalEngine::set_up_again(const std::string& device) {
   stream_.reset();
   window_.reset();
   pool_memory_ = Buffer();
@@ -75,7 +88,8 @@ std::string LocalEngine::set_up_again() {
   }
   gone.reset();
   try {
-    auto backend = make_backend(device_, cpu_options(*kept_, options_), {.fp8 = options_.fp8});
+    auto backend = make_backend(device, cpu_options(*kept_, options_),
+                                {.fp8 = options_.fp8 && device == device_});
     if (!backend) return backend.error().message;
     const std::lock_guard lock(queue_mutex_);
     ops_ = std::move(backend->ops);
