@@ -11,6 +11,7 @@ import sys
 
 import plot
 import render_gpu
+import render_serve
 
 PRECISIONS = ("fp32", "bf16", "int8")
 PROGRAMS = ("cortex", "onnxruntime", "libtorch", "onednn")
@@ -181,6 +182,7 @@ def main():
         document.peers()
         document.operations()
         render_gpu.sections(document, table)
+        render_serve.sections(document, table)
     except (KeyError, ValueError) as fault:
         sys.exit(f"render: a results file in {args.results} lacks or garbles {fault}")
     args.out.write_text("\n".join(document.parts))
