@@ -18,8 +18,8 @@ CORTEX_TRAIN := build/release/apps/cortex-train
 SOURCES = git ls-files -co --exclude-standard --deduplicate -- '*.h' '*.cpp' '*.cu' '*.cuh'
 
 .DEFAULT_GOAL := help
-.PHONY: help light build demo test test-fast train-xs train-s train-m serve bench lint format \
-        format-check asan tsan fuzz-smoke check-all clean
+.PHONY: help light build demo test test-fast test-gpu train-xs train-s train-m serve bench \
+        bench-kernels bench-gpu lint format format-check asan tsan cuda-build fuzz-smoke check-all clean
 
 help:  ## This list
 	@echo "Cortex-Engine: spikes in, hand velocity out, before the deadline."
@@ -50,6 +50,16 @@ test-fast:  ## The tests labelled fast, without LibTorch
 	@$(BUILD) build/fast -j $(JOBS)
 	@$(CTEST) --test-dir build/fast -L fast
 
+cuda-build:
+	@$(call configure,--preset cuda $(CUDA_FLAGS))
+	@$(BUILD) build/cuda -j $(JOBS)
+
+test-gpu: cuda-build  ## The CUDA tests, on a machine with a GPU; then with the sm_80 code, through its PTX
+	@$(CTEST) -j 1 --test-dir build/cuda -L gpu
+	@$(call configure,--preset cuda -B build/cuda-ptx -DCORTEX_CUDA_ARCHS=80-virtual)
+	@$(BUILD) build/cuda-ptx -j $(JOBS) --target kernels_cuda_test engine_cuda_test
+	@$(CTEST) -j 1 --test-dir build/cuda-ptx -L gpu
+
 train-xs: PRESET := stream-xs
 train-s: PRESET := stream-s
 train-m: PRESET := stream-m
@@ -65,6 +75,12 @@ serve: light  ## Serve MODEL=file on 127.0.0.1, PORT=8080
 
 bench:  ## Time decoders against the machine's ceilings and against peers, write BENCHMARKS.md
 	@JOBS=$(JOBS) scripts/bench.sh
+
+bench-kernels: cuda-build  ## Time the CUDA kernels beside PyTorch's and Triton's, on a machine with a GPU
+	@python3 benchmarks/gpu/run.py --build build/cuda --parts kernels
+
+bench-gpu: cuda-build  ## Kernels, windows and streams on a GPU beside PyTorch, into benchmarks/results
+	@python3 benchmarks/gpu/run.py --build build/cuda
 
 format:  ## Format every C++ file in place
 	@scripts/install.sh check
@@ -93,13 +109,14 @@ fuzz-smoke:
 	@$(BUILD) build/fuzz -j $(JOBS)
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz.sh build/fuzz
 
-check-all:  ## Format, lint, address, undefined and thread sanitizers, fuzzers (FUZZ_SECONDS=30)
+check-all:  ## Format, lint, sanitizers, fuzzers (FUZZ_SECONDS=30), CUDA for every architecture
 	@scripts/install.sh check
 	@$(MAKE) --no-print-directory format-check
 	@$(MAKE) --no-print-directory lint LINT=all
 	@$(MAKE) --no-print-directory asan
 	@$(MAKE) --no-print-directory tsan
 	@$(MAKE) --no-print-directory fuzz-smoke
+	@$(MAKE) --no-print-directory cuda-build
 	@echo "check-all: clean"
 
 clean:  ## Remove build/

@@ -33,6 +33,7 @@ void add_bench(CLI::App& app) {
       "  cortex bench ceilings --json");
   add_bench_decode(*bench);
   add_bench_ceilings(*bench);
+  add_bench_weights(*bench);
 }
 
 }  // namespace cortex

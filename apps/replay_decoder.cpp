@@ -1,5 +1,6 @@
 #include "replay_decoder.h"
 
+#include <cortex/client.h>
 #include <simdjson.h>
 
 #include <algorithm>
@@ -7,7 +8,6 @@
 #include <utility>
 
 #include "core/clock.h"
-#include "stream_client.h"
 
 namespace cortex {
 namespace {

@@ -18,6 +18,8 @@ def machine():
 
 
 def revision():
+    if "CORTEX_REVISION" in os.environ:  # of a tree without its repository
+        return os.environ["CORTEX_REVISION"]
     asked = subprocess.run(
         ["git", "-C", str(ROOT), "describe", "--always", "--dirty"], capture_output=True, text=True
     )

@@ -1,5 +1,6 @@
 # Sets CORTEX_WITH_CUDA, and CORTEX_GENCODE: what nvcc builds for. Machine code for each of
-# CORTEX_CUDA_ARCHS, and PTX of the first, which the driver compiles for any newer card.
+# CORTEX_CUDA_ARCHS, and PTX of the first, which the driver compiles for any newer card. An
+# architecture that ends in -virtual is PTX alone.
 set(CORTEX_WITH_CUDA OFF)
 if(NOT CORTEX_CUDA STREQUAL "OFF")
   include(CheckLanguage)
@@ -31,10 +32,15 @@ if(CORTEX_WITH_CUDA)
   endif()
   set(CORTEX_GENCODE "")
   foreach(arch IN LISTS CORTEX_CUDA_ARCHS)
+    if(arch MATCHES "^([0-9]+)-virtual$")
+      list(APPEND CORTEX_GENCODE
+        "-gencode=arch=compute_${CMAKE_MATCH_1},code=compute_${CMAKE_MATCH_1}")
+      continue()
+    endif()
     list(APPEND CORTEX_GENCODE "-gencode=arch=compute_${arch},code=sm_${arch}")
   endforeach()
   list(GET CORTEX_CUDA_ARCHS 0 first)
-  if(NOT first MATCHES "a$")
+  if(NOT first MATCHES "a$|-virtual$")
     list(APPEND CORTEX_GENCODE "-gencode=arch=compute_${first},code=compute_${first}")
   endif()
 endif()

@@ -96,6 +96,7 @@ want_boost
 if ! installed ccache && [[ -n $(candidate ccache) ]]; then missing+=(ccache); fi
 if [[ $level != light ]]; then
   want libgtest-dev
+  want python3
   want librapidcheck-dev
   want libbenchmark-dev
   want_torch

@@ -117,7 +117,7 @@ struct StepRequest {
 /// queue [submitted, started], batch [started, forward], compute [forward, computed], hand-over
 /// [computed, finished]; all CLOCK_MONOTONIC.
 struct BatchInfo {
-  std::uint64_t id = 0;  ///< counts from 1; 0: the request was in no batch
+  std::uint64_t id = 0;  ///< one more than the batch before; 0: the request was in no batch
   int size = 0;          ///< steps or windows in it
   std::int64_t forward_ns = 0;
   std::int64_t computed_ns = 0;
@@ -211,6 +211,9 @@ struct EngineStats {
   std::int64_t cancelled = 0;         ///< windows withdrawn by cancel()
   std::int64_t not_finite = 0;        ///< answers withheld because an output was not finite
   std::int64_t failed_batches = 0;    ///< batches whose computation failed
+  std::int64_t recoveries = 0;        ///< times that the device was set up again after it failed
+  bool fell_back = false;  ///< the device did not come back: computing goes on on the CPU
+  std::int64_t device_memory_used_bytes = -1;  ///< of the whole GPU, by anyone; -1 on the CPU
 
   /// batch_sizes[i]: batches of more than 2^(i-1) and at most 2^i steps or windows.
   static constexpr int kBatchSizeBuckets = 17;
@@ -254,11 +257,13 @@ struct EngineOptions {
   int max_tenant_windows = 0;   ///< of one tenant, waiting; 0: no limit of its own
   /// Share of the predicted capacity that declared step rates may fill, all together and of one
   /// tenant. Above 1 they promise more than the engine expects to hold.
-  double max_utilisation = 0.8;
-  double max_tenant_utilisation = 0.8;
+  double max_utilisation = 0.9;
+  double max_tenant_utilisation = 0.9;
   /// Lock memory, pin the compute thread and run it under SCHED_FIFO, as far as the system allows:
   /// Engine::realtime() says what it granted. Never fatal.
   bool realtime = false;
+  /// A float window model's linears in 8-bit floats, on a Hopper GPU.
+  bool fp8 = false;
 };
 
 class Engine {

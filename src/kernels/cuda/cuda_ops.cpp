@@ -1,13 +1,21 @@
 #include "kernels/cuda/cuda_ops.h"
 
+#include <nvtx3/nvToolsExt.h>
+
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <cstring>
 #include <map>
+#include <mutex>
 #include <new>
+#include <optional>
 #include <tuple>
 
 #include "kernels/cuda/device.cuh"
+#include "kernels/cuda/gemm_sm90.h"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/linears.h"
 
 namespace cortex {
 namespace cuda {
@@ -20,69 +28,78 @@ constexpr std::int64_t kLeastEvents = 64;
 
 std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
 
-Buffer device_memory(std::size_t bytes) {
-  void* p = nullptr;
-  check(cudaMalloc(&p, std::max<std::size_t>(bytes, 16)), "cudaMalloc");
-  return {p, bytes, [](void* q) { (void)cudaFree(q); }};
+/// Who uses a device, and whether it failed since it was last reset.
+struct DeviceUse {
+  std::mutex mutex;
+  int users = 0;
+  std::atomic<bool> lost{false};
+};
+constexpr int kMostDevices = 64;
+DeviceUse& use_of(int device) {
+  static std::array<DeviceUse, kMostDevices> uses;
+  return uses[static_cast<std::size_t>(device)];
 }
 
-/// A linear's weight in device memory: rows padded with zeros to whole chunks, and to a multiple of
-/// 8 rows.
-class DeviceLinear final : public LinearWeight {
+/// From construction on the device is in use. One that failed is reset first, which takes the
+/// memory of everybody who used it: they must be gone.
+class DeviceLease {
  public:
-  explicit DeviceLinear(const LinearTensor& linear)
-      : LinearWeight(linear.weight.size(0), linear.weight.size(1)),
-        precision_(linear.weight.dtype()) {
-    const auto element = static_cast<std::int64_t>(size_of(precision_));
-    stride_ = precision_ == DType::f32 ? in() : round_up(in(), kLinearBytes / element);
-    const auto row_bytes = static_cast<std::size_t>(stride_ * element);
-    std::vector<std::byte> host(static_cast<std::size_t>(round_up(out(), 8)) * row_bytes);
-    Tensor folded;
-    const Tensor* from = &linear.weight;
-    // int8 cannot take the gain: it is a factor of inputs, the scale one of outputs.
-    if (linear.gain && precision_ == DType::bf16) {
-      folded = to_float(linear.weight);
-      for (std::int64_t i = 0; i < folded.count(); ++i)
-        folded.f32()[static_cast<std::size_t>(i)] *=
-            linear.gain->f32()[static_cast<std::size_t>(i % in())];
-      folded = to_bfloat16(folded);
-      from = &folded;
-      folds_gain_ = true;
+  explicit DeviceLease(int device) : use_(use_of(device)) {
+    const std::lock_guard lock(use_.mutex);
+    if (use_.lost) {
+      if (use_.users > 0)
+        throw DeviceError("it failed, and " + std::to_string(use_.users) +
+                          " others have yet to let go of it");
+      check(cudaSetDevice(device), "cudaSetDevice");
+      (void)cudaDeviceReset();
+      (void)cudaGetLastError();
+      use_.lost = false;
     }
-    for (std::int64_t o = 0; o < out(); ++o)
-      std::memcpy(host.data() + static_cast<std::size_t>(o) * row_bytes,
-                  from->data() + o * in() * element, static_cast<std::size_t>(in() * element));
-    data_ = device_memory(host.size());
-    check(cudaMemcpy(data_.as<void>(), host.data(), host.size(), cudaMemcpyHostToDevice),
-          "cudaMemcpy");
-    if (!linear.scale) return;
-    scale_ = device_memory(linear.scale->bytes());
-    check(cudaMemcpy(scale_.as<void>(), linear.scale->data(), linear.scale->bytes(),
-                     cudaMemcpyHostToDevice),
-          "cudaMemcpy");
+    ++use_.users;
   }
-
-  DType precision() const { return precision_; }
-  const void* data() const { return data_.as<void>(); }
-  std::int64_t stride() const { return stride_; }
-  const float* scale() const { return scale_.f32(); }
-  bool folds_gain() const { return folds_gain_; }
+  ~DeviceLease() {
+    const std::lock_guard lock(use_.mutex);
+    --use_.users;
+  }
+  DeviceLease(const DeviceLease&) = delete;
+  DeviceLease& operator=(const DeviceLease&) = delete;
+  bool lost() const { return use_.lost; }
 
  private:
-  DType precision_;
-  std::int64_t stride_ = 0;
-  Buffer data_;
-  Buffer scale_;
-  bool folds_gain_ = false;
+  DeviceUse& use_;
 };
+
+/// Whether the context is of no use after this error.
+bool is_final(cudaError_t status) {
+  switch (status) {
+    case cudaErrorIllegalAddress:
+    case cudaErrorLaunchFailure:
+    case cudaErrorLaunchTimeout:
+    case cudaErrorHardwareStackError:
+    case cudaErrorIllegalInstruction:
+    case cudaErrorMisalignedAddress:
+    case cudaErrorInvalidAddressSpace:
+    case cudaErrorInvalidPc:
+    case cudaErrorAssert:
+    case cudaErrorECCUncorrectable:
+    case cudaErrorUnknown:
+      return true;
+    default:
+      return false;
+  }
+}
 
 class CudaOps final : public Ops {
  public:
-  explicit CudaOps(int device) : device_(device) {
+  CudaOps(int device, const CudaOptions& options)
+      : device_(device), lease_(device), options_(options) {
     check(cudaSetDevice(device), "cudaSetDevice");
     cudaDeviceProp properties = {};
     check(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties");
     name_ = properties.name;
+    linears_.emplace(device, options.fp8);
+    if (options.fp8 && !linears_->hopper())
+      throw DeviceError(std::string("8-bit floats need a Hopper GPU; this is ") + name_);
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
   }
   ~CudaOps() override {
@@ -93,6 +110,13 @@ class CudaOps final : public Ops {
   CudaOps& operator=(const CudaOps&) = delete;
 
   const char* name() const override { return name_.c_str(); }
+  bool lost() const override { return lease_.lost(); }
+  std::int64_t device_memory_used() const override {
+    std::size_t free = 0, total = 0;
+    if (cudaSetDevice(device_) != cudaSuccess || cudaMemGetInfo(&free, &total) != cudaSuccess)
+      return -1;
+    return static_cast<std::int64_t>(total - free);
+  }
 
   Buffer allocate(std::size_t bytes) override {
     use_device();
@@ -151,20 +175,19 @@ class CudaOps final : public Ops {
 
   std::unique_ptr<LinearWeight> pack_linear(const LinearTensor& linear) override {
     use_device();
-    return std::make_unique<DeviceLinear>(linear);
+    return std::make_unique<DeviceLinear>(linear, options_.fp8);
   }
   DType cache_dtype(DType weights) const override { return activation_dtype(weights); }
   DType activation_dtype(DType weights) const override {
-    return weights == DType::f32 ? DType::f32 : DType::bf16;
+    return weights == DType::f32 && !options_.fp8 ? DType::f32 : DType::bf16;
+  }
+  DType residual_dtype(DType weights, std::int64_t dim) const override {
+    return linears_->residual_dtype(weights, dim);
   }
 
   void reserve(const OpsCapacity& c) override {
     use_device();
-    const std::int64_t inputs = round_up(c.inputs, kLinearBytes);
-    grow(rows_, c.rows * inputs * 4);
-    grow(row_scale_, c.rows * 4);
-    grow(narrow_, c.rows * inputs * 2);
-    grow(squares_, c.rows * inputs / 8 * 4);
+    linears_->reserve(c);
   }
 
   void begin_forward() override { use_device(); }
@@ -174,7 +197,7 @@ class CudaOps final : public Ops {
     cudaGraph_t graph = nullptr;
     (void)cudaStreamEndCapture(stream_, &graph);
     if (graph) (void)cudaGraphDestroy(graph);
-    recording_ = false;
+    record(false);
   }
   bool keeps_calls() const override { return true; }
   std::int64_t rounded_items(std::int64_t count) const override {
@@ -188,8 +211,18 @@ class CudaOps final : public Ops {
     while (n < count) n *= 2;
     return n;
   }
+  void section(const char* name) override {
+    if (!options_.sections) return;
+    end_section();
+    nvtxRangePushA(name);
+    in_section_ = true;
+  }
   bool begin_calls(const ForwardKey& key) override {
     flush_sends();
+    if (options_.sections) {
+      linears_->forget_all();
+      return true;
+    }
     const auto found = graphs_.find(order(key));
     if (found != graphs_.end()) {
       check(cudaGraphLaunch(found->second, stream_), "cudaGraphLaunch");
@@ -197,14 +230,13 @@ class CudaOps final : public Ops {
     }
     check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal),
           "cudaStreamBeginCapture");
-    recording_ = true;
+    record(true);
     key_ = key;
-    residual_ = nullptr;
     return true;
   }
   void end_calls() override {
-    recording_ = false;
-    residual_ = nullptr;
+    if (options_.sections) return end_section();
+    record(false);
     cudaGraph_t graph = nullptr;
     check(cudaStreamEndCapture(stream_, &graph), "cudaStreamEndCapture");
     cudaGraphExec_t exec = nullptr;
@@ -217,35 +249,7 @@ class CudaOps final : public Ops {
 
   void norm_linear(const NormArgs& norm, MatrixView x, const LinearWeight& weight,
                    const float* bias, Epilogue epilogue, MatrixView out) override {
-    const auto& w = static_cast<const DeviceLinear&>(weight);
-    LinearArgs a;
-    a.precision = w.precision();
-    a.w = w.data();
-    a.w_stride = w.stride();
-    a.w_scale = w.scale();
-    a.m = static_cast<int>(x.rows);
-    a.n = static_cast<int>(w.out());
-    a.k = static_cast<int>(w.in());
-    a.bias = bias;
-    a.epilogue = epilogue;
-    a.out = out.data;
-    a.out_stride = out.stride;
-    a.out_dtype = out.dtype;
-    prepare(norm, x, w, a);
-    // What a norm will want to know of the sums is left behind as they are made.
-    const bool residual = epilogue == Epilogue::add && w.precision() == DType::bf16 &&
-                          out.dtype == DType::f32 && out.stride == out.cols &&
-                          static_cast<std::size_t>(out.rows * out.cols) * 2 <= narrow_.bytes();
-    if (residual) {
-      a.narrow = narrow_.as<__nv_bfloat16>();
-      a.squares_out = squares_.f32();
-    }
-    linear(a, stream_);
-    forget(out.data);
-    if (residual) {
-      residual_ = out.data;
-      residual_rows_ = out.rows;
-    }
+    linears_->run(norm, x, static_cast<const DeviceLinear&>(weight), bias, epilogue, out, stream_);
   }
 
   void normalize(const NormArgs& norm, MatrixView x, MatrixView out) override {
@@ -298,13 +302,6 @@ class CudaOps final : public Ops {
   void use_device() const { check(cudaSetDevice(device_), "cudaSetDevice"); }
   void synchronize() { check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"); }
 
-  void grow(Buffer& buffer, std::int64_t bytes) {
-    if (buffer.bytes() >= static_cast<std::size_t>(bytes)) return;
-    if (recording_) throw std::logic_error("a forward larger than was reserved");
-    synchronize();
-    buffer = device_memory(static_cast<std::size_t>(bytes));
-  }
-
   void flush_sends() {
     if (!sending_) return;
     check(cudaMemcpyAsync(sending_->device.as<std::byte>() + send_begin_,
@@ -314,80 +311,47 @@ class CudaOps final : public Ops {
     sending_ = nullptr;
   }
 
-  /// `written` is not what narrow_ and squares_ were made of any more.
-  void forget(const void* written) {
-    if (written == residual_) residual_ = nullptr;
+  void end_section() {
+    if (in_section_) nvtxRangePop();
+    in_section_ = false;
   }
-
-  /// Brings norm(x) into the form that the weight is multiplied with.
-  void prepare(const NormArgs& norm, const MatrixView& x, const DeviceLinear& w, LinearArgs& a) {
-    const bool none = norm.kind == NormArgs::Kind::none;
-    a.x_dtype = x.dtype;
-    a.x = x.data;
-    a.x_stride = x.stride;
-    if (w.precision() == DType::f32) {
-      if (none) return;
-      grow(rows_, x.rows * x.cols * 4);
-      const MatrixView rows = matrix(rows_.f32(), x.rows, x.cols);
-      cuda::normalize(norm, x, rows, stream_);
-      a.x_dtype = DType::f32;
-      a.x = rows.data;
-      a.x_stride = rows.stride;
-      return;
-    }
-    if (w.precision() == DType::i8) {
-      grow(rows_, x.rows * w.stride());
-      grow(row_scale_, x.rows * 4);
-      quantize_rows(norm, x, rows_.as<std::int8_t>(), w.stride(), row_scale_.f32(), stream_);
-      a.x = rows_.as<void>();
-      a.x_stride = w.stride();
-      a.x_scale = row_scale_.f32();
-      return;
-    }
-    if (none && x.dtype == DType::bf16 && x.cols % 8 == 0 && x.stride % 8 == 0) return;
-    if (norm.kind == NormArgs::Kind::rms && w.folds_gain() && x.cols % 8 == 0 &&
-        residual_ == x.data && residual_rows_ == x.rows) {
-      a.x = narrow_.as<void>();
-      a.x_stride = x.cols;
-      a.squares = squares_.f32();
-      a.eps = norm.eps;
-      return;
-    }
-    grow(rows_, x.rows * w.stride() * 2);
-    MatrixView rows = matrix(rows_.f32(), x.rows, w.stride(), DType::bf16);
-    NormArgs left = norm;
-    if (w.folds_gain()) left.gain = nullptr;
-    cuda::normalize(left, x, rows, stream_);
-    a.x = rows.data;
-    a.x_stride = rows.stride;
+  void forget(const void* written) { linears_->forget(written); }
+  void record(bool now) {
+    recording_ = now;
+    linears_->recording(now);
+    linears_->forget_all();
   }
 
   int device_;
+  DeviceLease lease_;
+  CudaOptions options_;
   std::string name_;
+  std::optional<Linears> linears_;
   cudaStream_t stream_ = nullptr;
   std::map<std::tuple<const void*, std::int64_t, std::int64_t>, cudaGraphExec_t> graphs_;
   ForwardKey key_;
   bool recording_ = false;
+  bool in_section_ = false;
 
   const SharedBuffer* sending_ = nullptr;  // bytes that no copy was begun for
   std::size_t send_begin_ = 0;
   std::size_t send_end_ = 0;
-
-  Buffer rows_;  // prepared activations
-  Buffer row_scale_;
-  // Of the residual stream `residual_` as the last linear left it.
-  Buffer narrow_;
-  Buffer squares_;
-  const void* residual_ = nullptr;
-  std::int64_t residual_rows_ = 0;
 };
 
 }  // namespace
+
+Buffer device_memory(std::size_t bytes) {
+  void* p = nullptr;
+  check(cudaMalloc(&p, std::max<std::size_t>(bytes, 16)), "cudaMalloc");
+  return {p, bytes, [](void* q) { (void)cudaFree(q); }};
+}
 
 void check(cudaError_t status, const char* call) {
   if (status == cudaSuccess) return;
   (void)cudaGetLastError();
   if (status == cudaErrorMemoryAllocation) throw std::bad_alloc();
+  int device = 0;
+  if (is_final(status) && cudaGetDevice(&device) == cudaSuccess) use_of(device).lost = true;
   throw DeviceError(std::string(call) + ": " + cudaGetErrorName(status) + ", " +
                     cudaGetErrorString(status));
 }
@@ -411,6 +375,8 @@ std::vector<CudaDevice> cuda_devices() {
   return devices;
 }
 
-std::unique_ptr<Ops> make_cuda_ops(int device) { return std::make_unique<cuda::CudaOps>(device); }
+std::unique_ptr<Ops> make_cuda_ops(int device, const CudaOptions& options) {
+  return std::make_unique<cuda::CudaOps>(device, options);
+}
 
 }  // namespace cortex

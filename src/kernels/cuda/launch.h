@@ -23,8 +23,8 @@ struct LinearArgs {
   int k = 0;
   const float* w_scale = nullptr;  ///< [n] i8
   const float* x_scale = nullptr;  ///< [m] i8
-  /// Sums of squares of each 8 columns of the rows that x is the narrow copy of, [m, k / 8]: the
-  /// factor is then 1 / rms. Null: 1.
+  /// Squares of the rows that x is the narrow copy of, summed by pairs of columns, [m, k / 8, 4]:
+  /// the factor is then 1 / rms. Null: 1.
   const float* squares = nullptr;
   float eps = 0;
   const float* bias = nullptr;
@@ -32,7 +32,7 @@ struct LinearArgs {
   void* out = nullptr;
   std::int64_t out_stride = 0;
   DType out_dtype = DType::f32;
-  /// Epilogue::add, or null: the sums in bf16 [m, n], and their squares by 8 columns [m, n / 8].
+  /// Epilogue::add, or null: the sums in bf16 [m, n], and their squares by pairs [m, n / 8, 4].
   __nv_bfloat16* narrow = nullptr;
   float* squares_out = nullptr;
 };
@@ -43,6 +43,12 @@ void linear(const LinearArgs& args, cudaStream_t stream);
 
 void normalize(const NormArgs& norm, const MatrixView& x, const MatrixView& out,
                cudaStream_t stream);
+/// Sums of squares of every 64 columns of bf16 rows, out [rows, cols / 64].
+void square_rows(const MatrixView& x, float* out, cudaStream_t stream);
+/// Hopper: bf16 rows to e4m3, each times the power of two that its sums of squares over 64 columns
+/// choose. out [rows, cols]; scale [rows], what a row of `out` is times to be x.
+void narrow8_rows(const MatrixView& x, const float* squares, std::uint8_t* out, float* scale,
+                  cudaStream_t stream);
 /// Rows of norm(x), each to int8 by its own scale: out [rows, stride], 0 beyond x.cols.
 void quantize_rows(const NormArgs& norm, const MatrixView& x, std::int8_t* out, std::int64_t stride,
                    float* scale, cudaStream_t stream);

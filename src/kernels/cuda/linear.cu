@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <type_traits>
 
 #include "kernels/cuda/device.cuh"
@@ -11,7 +12,10 @@ namespace {
 
 constexpr int kSkinnyRows = 16;      // of one mma
 constexpr int kSkinnyMostRows = 32;  // more rows pay for shared memory
-constexpr int kColumns = 8;          // of one mma
+constexpr int kSkinnyThreads = 128;
+constexpr int kSkinnyPad = 2;  // vectors behind a row, so that four rows lie in different banks
+constexpr std::size_t kMostShared = 112 * 1024;
+constexpr int kColumns = 8;  // of one mma
 
 template <class T>
 struct Traits;
@@ -26,17 +30,19 @@ struct Traits<std::int8_t> {
   static constexpr int kVector = 16;
 };
 
-/// 1 / rms of row m, by eight neighbouring lanes that hold `part` 0 to 7: squares in groups of 64
-/// columns, each added first to last.
+/// 1 / rms of row m, by eight neighbouring lanes that hold `part` 0 to 7. A row's squares are
+/// summed over groups of 64 columns: in a group each of the four pairs of 8 columns on its own,
+/// first to last, then those four pairwise; then the groups first to last.
 struct RowSquares {
-  float each[8];  // of the first 512 columns
+  float4 each[8];  // of the first 512 columns
   __device__ void load(const LinearArgs& a, int m, int part, int first = 0) {
     const int eighths = (a.k + 7) / 8;
-    const float* const row = a.squares + static_cast<std::int64_t>(m) * eighths;
+    const auto* const row =
+        reinterpret_cast<const float4*>(a.squares) + static_cast<std::int64_t>(m) * eighths;
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       const int at = first + part * 8 + i;
-      each[i] = at < eighths ? row[at] : 0.0f;
+      each[i] = at < eighths ? row[at] : float4{0, 0, 0, 0};
     }
   }
   __device__ float inverse_rms(const LinearArgs& a, int m, int part) {
@@ -44,26 +50,30 @@ struct RowSquares {
     float total = 0;
     for (int first = 0; first < eighths; first += 64) {
       if (first > 0) load(a, m, part, first);
-      float group = 0;
+      float4 sum = {0, 0, 0, 0};
 #pragma unroll
-      for (int i = 0; i < 8; ++i) group = __fadd_rn(group, each[i]);
+      for (int i = 0; i < 8; ++i)
+        sum = {sum.x + each[i].x, sum.y + each[i].y, sum.z + each[i].z, sum.w + each[i].w};
+      const float group = (sum.x + sum.y) + (sum.z + sum.w);
 #pragma unroll
-      for (int p = 0; p < 8; ++p)
-        total = __fadd_rn(total, __shfl_sync(kAllLanes, group, (threadIdx.x & 24) + p));
+      for (int p = 0; p < 8; ++p) total += __shfl_sync(kAllLanes, group, (threadIdx.x & 24) + p);
     }
     return rsqrtf(total / static_cast<float>(a.k) + a.eps);
   }
 };
+/// Of two neighbouring columns.
+__device__ float pair_square(float x, float y) { return fmaf(y, y, x * x); }
 
 __device__ float scaled(const LinearArgs& a, int n, float sum, float factor) {
-  float y = a.w_scale ? sum * (a.w_scale[n] * factor) : sum * factor;
+  float y = sum * factor;
+  if (a.w_scale) y *= a.w_scale[n];
   if (a.bias) y += a.bias[n];
   return y;
 }
 
 /// The epilogue of one sum. `before` is what Epilogue::add adds to.
 __device__ float finish(const LinearArgs& a, float y, float before) {
-  if (a.epilogue == Epilogue::gelu) return gelu(y);
+  if (a.epilogue == Epilogue::gelu) return a.precision == DType::f32 ? gelu_exact(y) : gelu(y);
   return a.epilogue == Epilogue::add ? __fadd_rn(y, before) : y;
 }
 
@@ -102,83 +112,83 @@ __device__ float4 put_four(const LinearArgs& a, int m, int n, float4 sum, float 
   return y;
 }
 
-/// A few rows: each warp takes chunks of 256 bytes of k of 8 outputs, straight from memory. The
-/// weights do not wait for the kernel before.
+/// A few rows: a block 8 outputs of up to 16 rows, whole k in shared memory, a warp a chain. The
+/// weights do not wait for the kernel before. Loops are short on purpose: this code is fetched anew
+/// for every launch.
 template <class T>
-__global__ void __launch_bounds__(128) skinny_linear(const LinearArgs a) {
+__global__ void __launch_bounds__(kSkinnyThreads) skinny_linear(const LinearArgs a) {
   using Sum = typename Traits<T>::Sum;
   constexpr int kVector = Traits<T>::kVector;
-  constexpr int kChunk = 16 * kVector;
-  constexpr int kWarps = 4, kAhead = 4;
-  extern __shared__ float shared[];
-  Sum* const parts = reinterpret_cast<Sum*>(shared);  // [chunks][16][8]
+  constexpr int kWarps = kSkinnyThreads / kWarp;
+  constexpr int kChain = 16;  // mma of one
+  extern __shared__ uint4 rows[];
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int g = lane / 4, t = lane % 4;
   const int n0 = blockIdx.x * kColumns, m0 = blockIdx.y * kSkinnyRows;
-  const int chunks = static_cast<int>(a.w_stride / kChunk);
-  const T* const w = static_cast<const T*>(a.w) + (n0 + g) * a.w_stride + t * kVector;
-  const T* const x = static_cast<const T*>(a.x) + t * kVector;
-  const bool top = m0 + g < a.m, bottom = m0 + g + 8 < a.m;
+  const int vectors = static_cast<int>(a.w_stride) / kVector;  // of a row
+  const int pitch = vectors + kSkinnyPad;
+  const int here = min(kSkinnyRows, a.m - m0);
+  uint4* const w_rows = rows;
+  uint4* const x_rows = rows + kColumns * pitch;
+  Sum* const parts = reinterpret_cast<Sum*>(x_rows + min(kSkinnyRows, a.m) * pitch);
+  let_next_begin();
+  for (int row = warp; row < kColumns; row += kWarps)
+    for (int i = lane; i < vectors; i += kWarp)
+      copy_16_async(w_rows + row * pitch + i,
+                    static_cast<const T*>(a.w) + (n0 + row) * a.w_stride + i * kVector, true);
   // The output of this thread in the end, and what it will need then.
   const int column = threadIdx.x % kColumns;
   const int n = n0 + column, m = m0 + threadIdx.x / kColumns;
   const bool valid = m < a.m && n < a.n;
   RowSquares squares;
   float before = 0, factor = 1;
-  const auto wait = [&] {
-    wait_for_previous();
-    if (a.squares) squares.load(a, min(m, a.m - 1), column);
-    if (valid) before = before_of(a, m, n);
-    if (valid && a.x_scale) factor = a.x_scale[m];
+  wait_for_previous();
+  for (int row = warp; row < here; row += kWarps)
+    for (int i = lane; i < vectors; i += kWarp) {
+      const bool inside = i * kVector < a.k;
+      copy_16_async(
+          x_rows + row * pitch + i,
+          static_cast<const T*>(a.x) + (m0 + row) * a.x_stride + (inside ? i * kVector : 0),
+          inside);
+    }
+  commit_copies();
+  if (a.squares) squares.load(a, min(m, a.m - 1), column);
+  if (valid) before = before_of(a, m, n);
+  if (valid && a.x_scale) factor = a.x_scale[m];
+  wait_copies<0>();
+  __syncthreads();
+  // Lane t's 8 bytes of mma j, 32 bytes, of a row.
+  const auto word = [&](const uint4* from, int row, int j) {
+    return reinterpret_cast<const uint2*>(from + row * pitch + 2 * j)[t];
   };
-  let_next_begin();
-  for (int first = warp; first < chunks; first += kWarps * kAhead) {
-    uint4 b[kAhead][4];
-#pragma unroll
-    for (int i = 0; i < kAhead; ++i) {
-      const int c = first + i * kWarps;
-      if (c >= chunks) continue;
-#pragma unroll
-      for (int j = 0; j < 4; ++j)
-        b[i][j] = __ldg(reinterpret_cast<const uint4*>(w + c * kChunk + j * 4 * kVector));
+  const int steps = vectors / 2, chains = (steps + kChain - 1) / kChain;
+  for (int chain = warp; chain < chains; chain += kWarps) {
+    Sum d[4] = {};
+    const int end = min(steps, (chain + 1) * kChain);
+#pragma unroll 8
+    for (int j = chain * kChain; j < end; ++j) {
+      const uint2 zero = {0, 0};
+      mma_32_bytes(d, g < here ? word(x_rows, g, j) : zero,
+                   g + 8 < here ? word(x_rows, g + 8, j) : zero, word(w_rows, g, j));
     }
-    if (first == warp) wait();
-#pragma unroll
-    for (int i = 0; i < kAhead; ++i) {
-      const int c = first + i * kWarps;
-      if (c >= chunks) continue;
-      uint4 low[4] = {}, high[4] = {};
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-        const int k = c * kChunk + j * 4 * kVector;
-        if (k + t * kVector >= a.k) continue;
-        if (top) low[j] = *reinterpret_cast<const uint4*>(x + (m0 + g) * a.x_stride + k);
-        if (bottom) high[j] = *reinterpret_cast<const uint4*>(x + (m0 + g + 8) * a.x_stride + k);
-      }
-      Sum d[4] = {};
-#pragma unroll
-      for (int j = 0; j < 4; ++j) mma_64_bytes(d, low[j], high[j], b[i][j]);
-      Sum* const to = parts + c * kSkinnyRows * kColumns;
-      to[g * kColumns + 2 * t] = d[0];
-      to[g * kColumns + 2 * t + 1] = d[1];
-      to[(g + 8) * kColumns + 2 * t] = d[2];
-      to[(g + 8) * kColumns + 2 * t + 1] = d[3];
-    }
+    Sum* const to = parts + chain * kSkinnyRows * kColumns;
+    to[g * kColumns + 2 * t] = d[0];
+    to[g * kColumns + 2 * t + 1] = d[1];
+    to[(g + 8) * kColumns + 2 * t] = d[2];
+    to[(g + 8) * kColumns + 2 * t + 1] = d[3];
   }
-  if (warp >= chunks) wait();
   __syncthreads();
   Sum sum = parts[threadIdx.x];
-  for (int c = 1; c < chunks; ++c) sum += parts[c * kSkinnyRows * kColumns + threadIdx.x];
+  for (int c = 1; c < chains; ++c) sum += parts[c * kSkinnyRows * kColumns + threadIdx.x];
   if (a.squares) factor = squares.inverse_rms(a, min(m, a.m - 1), column);
   float y = 0;
   if (valid) y = put(a, m, n, scaled(a, n, static_cast<float>(sum), factor), before);
   if (!a.narrow) return;
   if (valid) a.narrow[static_cast<std::int64_t>(m) * a.n + n] = __float2bfloat16_rn(y);
-  float square = __fmul_rn(y, y);
-  for (int step = 1; step < kColumns; step *= 2)
-    square = __fadd_rn(square, __shfl_xor_sync(kAllLanes, square, step));
-  if (valid && column == 0)
-    a.squares_out[static_cast<std::int64_t>(m) * ((a.n + 7) / 8) + n / kColumns] = square;
+  const float next = __shfl_xor_sync(kAllLanes, y, 1);
+  if (valid && column % 2 == 0)
+    a.squares_out[(static_cast<std::int64_t>(m) * ((a.n + 7) / 8) + n / 8) * 4 + column / 2] =
+        pair_square(y, next);
 }
 
 /// Many rows: tiles in shared memory, four stages of 128 bytes of k ahead.
@@ -199,8 +209,12 @@ __global__ void __launch_bounds__(kM / kWarpM * (kN / kWarpN) * kWarp)
   const int warp_m = warp % (kM / kWarpM) * kWarpM, warp_n = warp / (kM / kWarpM) * kWarpN;
   const int steps = static_cast<int>(a.w_stride / kK);
 
-  // Odd rows have their halves swapped, so that two rows' quarters lie in different banks.
-  const auto place = [](int row, int part) { return row * 8 + (part ^ ((row & 1) << 2)); };
+  // Pairs of 16 bytes are shifted by the row, so that the rows of an mma lie in different banks.
+  const auto place = [](int row, int part) { return row * 8 + (part ^ ((row & 3) << 1)); };
+  // Lane t's 8 bytes of step j, 32 bytes, of a row.
+  const auto word = [&](const uint4* rows, int row, int j) {
+    return reinterpret_cast<const uint2*>(rows + place(row, 2 * j + t / 2))[t % 2];
+  };
   const auto fetch = [&](int step) {
     uint4* const stage = tiles + step % kStages * (kM + kN) * 8;
     const int k = step * kK;
@@ -234,23 +248,23 @@ __global__ void __launch_bounds__(kM / kWarpM * (kN / kWarpN) * kWarp)
     commit_copies();
     const uint4* const stage = tiles + step % kStages * (kM + kN) * 8;
 #pragma unroll
-    for (int half = 0; half < 8; half += 4) {
-      uint4 low[kTileM], high[kTileM], b[kTileN];
+    for (int j = 0; j < 4; ++j) {
+      uint2 low[kTileM], high[kTileM], b[kTileN];
 #pragma unroll
       for (int i = 0; i < kTileM; ++i) {
-        low[i] = stage[place(warp_m + i * 16 + g, half + t)];
-        high[i] = stage[place(warp_m + i * 16 + g + 8, half + t)];
+        low[i] = word(stage, warp_m + i * 16 + g, j);
+        high[i] = word(stage, warp_m + i * 16 + g + 8, j);
       }
 #pragma unroll
-      for (int j = 0; j < kTileN; ++j) b[j] = stage[kM * 8 + place(warp_n + j * 8 + g, half + t)];
+      for (int i = 0; i < kTileN; ++i) b[i] = word(stage + kM * 8, warp_n + i * 8 + g, j);
 #pragma unroll
       for (int i = 0; i < kTileM; ++i)
 #pragma unroll
-        for (int j = 0; j < kTileN; ++j)
-          mma_64_bytes(kChains ? chain[i][j] : sums[i][j], low[i], high[i], b[j]);
+        for (int n = 0; n < kTileN; ++n)
+          mma_32_bytes(kChains ? chain[i][n] : sums[i][n], low[i], high[i], b[n]);
     }
     if constexpr (kChains) {
-      if (step % 2 == 0) continue;
+      if (step % 4 != 3 && step != steps - 1) continue;
 #pragma unroll
       for (int i = 0; i < kTileM; ++i)
 #pragma unroll
@@ -258,7 +272,7 @@ __global__ void __launch_bounds__(kM / kWarpM * (kN / kWarpN) * kWarp)
 #pragma unroll
           for (int e = 0; e < 4; ++e) {
             // The first chain is the sum so far, not added to 0.
-            sums[i][j][e] = step == 1 ? chain[i][j][e] : sums[i][j][e] + chain[i][j][e];
+            sums[i][j][e] = step < 4 ? chain[i][j][e] : sums[i][j][e] + chain[i][j][e];
             chain[i][j][e] = 0;
           }
     }
@@ -310,9 +324,6 @@ __global__ void __launch_bounds__(kM / kWarpM * (kN / kWarpN) * kWarp)
       if (n + 3 < a.n) y.w = put(a, m, n + 3, scaled(a, n + 3, sum.w, factors[row]));
     }
     if (!a.narrow) continue;
-    float square = __fadd_rn(__fadd_rn(__fmul_rn(y.x, y.x), __fmul_rn(y.y, y.y)),
-                             __fadd_rn(__fmul_rn(y.z, y.z), __fmul_rn(y.w, y.w)));
-    square = __fadd_rn(square, __shfl_xor_sync(kAllLanes, square, 1));
     if (!inside) continue;
     Bf16* const to = a.narrow + static_cast<std::int64_t>(m) * a.n + n;
     if (fours) {
@@ -322,8 +333,9 @@ __global__ void __launch_bounds__(kM / kWarpM * (kN / kWarpN) * kWarp)
 #pragma unroll 1
       for (int e = 0; e < 4 && n + e < a.n; ++e) to[e] = __float2bfloat16_rn(each[e]);
     }
-    if (column % 8 == 0)
-      a.squares_out[static_cast<std::int64_t>(m) * ((a.n + 7) / 8) + n / 8] = square;
+    *reinterpret_cast<float2*>(a.squares_out +
+                               (static_cast<std::int64_t>(m) * ((a.n + 7) / 8) + n / 8) * 4 +
+                               column % 8 / 2) = {pair_square(y.x, y.y), pair_square(y.z, y.w)};
   }
 }
 
@@ -422,8 +434,7 @@ template <class T, int kM, int kN, int kWarpM, int kWarpN>
 void launch_tiles(const LinearArgs& a, cudaStream_t stream) {
   constexpr std::size_t kShared = std::size_t{4} * (kM + kN) * 8 * sizeof(uint4);
   auto* const kernel = tile_linear<T, kM, kN, kWarpM, kWarpN>;
-  static const bool allowed = (allow_shared(kernel, kShared), true);
-  (void)allowed;
+  allow_shared(kernel, kShared);
   launch(kernel, dim3(blocks_of(a.m, kM), blocks_of(a.n, kN)), kM / kWarpM * (kN / kWarpN) * kWarp,
          kShared, stream, a);
 }
@@ -432,12 +443,15 @@ template <class T>
 void launch_mma(const LinearArgs& a, cudaStream_t stream) {
   constexpr std::int64_t kFill = 100;  // blocks that fill most of a GPU
   if (a.m <= kSkinnyMostRows) {
-    const std::size_t chunks = static_cast<std::size_t>(a.w_stride) / (16 * Traits<T>::kVector);
-    const std::size_t bytes = chunks * kSkinnyRows * kColumns * sizeof(float);
-    static const bool allowed = (allow_shared(skinny_linear<T>, 96 * 1024), true);
-    (void)allowed;
-    launch(skinny_linear<T>, dim3(blocks_of(a.n, kColumns), blocks_of(a.m, kSkinnyRows)), 128,
-           bytes, stream, a);
+    // Weights, rows of x and the sums of chains.
+    const std::size_t row_bytes = static_cast<std::size_t>(a.w_stride) * sizeof(T);
+    const std::size_t chains = (row_bytes + 511) / 512;
+    const std::size_t bytes = static_cast<std::size_t>(kColumns + std::min(a.m, kSkinnyRows)) *
+                                  (row_bytes + kSkinnyPad * sizeof(uint4)) +
+                              chains * kSkinnyRows * kColumns * sizeof(float);
+    allow_shared(skinny_linear<T>, kMostShared);
+    launch(skinny_linear<T>, dim3(blocks_of(a.n, kColumns), blocks_of(a.m, kSkinnyRows)),
+           kSkinnyThreads, bytes, stream, a);
     return;
   }
   const auto tiles = [&](int m, int n) {

@@ -130,6 +130,28 @@ __global__ void normalize_rows(const NormArgs norm, const MatrixView x, const Ma
   }
 }
 
+/// Eight lanes take 64 columns, a warp a row.
+__global__ void square_groups(const MatrixView x, float* out) {
+  begin_kernel();
+  const std::int64_t m = blockIdx.x * kRowWarps + threadIdx.x / kWarp;
+  const int lane = threadIdx.x % kWarp;
+  if (m >= x.rows) return;
+  const Bf16* const row = reinterpret_cast<const Bf16*>(x.data) + m * x.stride;
+  for (std::int64_t first = 0; first < x.cols; first += 8 * kWarp) {
+    const std::int64_t at = first + lane * 8;
+    float sum = 0;
+    if (at < x.cols) {
+      const uint4 eight = *reinterpret_cast<const uint4*>(row + at);
+      for (const std::uint32_t word : {eight.x, eight.y, eight.z, eight.w}) {
+        const float2 pair = unpack_bf16(word);
+        sum = fmaf(pair.x, pair.x, fmaf(pair.y, pair.y, sum));
+      }
+    }
+    for (int step = 1; step < 8; step *= 2) sum += __shfl_xor_sync(kAllLanes, sum, step);
+    if (at < x.cols && lane % 8 == 0) out[m * (x.cols / 64) + at / 64] = sum;
+  }
+}
+
 __device__ std::uint32_t quantized(float4 v, float inverse) {
   const auto byte = [&](float x) {
     return static_cast<std::uint32_t>(__float2int_rn(x * inverse)) & 0xffU;
@@ -177,8 +199,13 @@ __global__ void quantize(const NormArgs norm, const MatrixView x, std::int8_t* o
 __global__ void repeat(const MatrixView x, const MatrixView out) {
   begin_kernel();
   const std::int64_t i = blockIdx.x;
-  for (std::int64_t d = threadIdx.x; d < out.cols; d += blockDim.x)
-    out.data[i * out.stride + d] = x.data[i % x.rows * x.stride + d];
+  const float* const from = x.data + i % x.rows * x.stride;
+  for (std::int64_t d = threadIdx.x; d < out.cols; d += blockDim.x) {
+    if (out.dtype == DType::f32)
+      out.data[i * out.stride + d] = from[d];
+    else
+      reinterpret_cast<Bf16*>(out.data)[i * out.stride + d] = __float2bfloat16_rn(from[d]);
+  }
 }
 
 template <class X>
@@ -277,6 +304,11 @@ void normalize(const NormArgs& norm, const MatrixView& x, const MatrixView& out,
                            ? choose(std::true_type{})
                            : choose(std::false_type{});
   launch(kernel, dim3(blocks_of(x.rows, kRowWarps)), kRowWarps * kWarp, 0, stream, norm, x, out);
+}
+
+void square_rows(const MatrixView& x, float* out, cudaStream_t stream) {
+  if (x.rows == 0) return;
+  launch(square_groups, dim3(blocks_of(x.rows, kRowWarps)), kRowWarps * kWarp, 0, stream, x, out);
 }
 
 void quantize_rows(const NormArgs& norm, const MatrixView& x, std::int8_t* out, std::int64_t stride,

@@ -17,49 +17,66 @@
 ///     auto info = (*client)->open({});
 ///     auto answer = (*client)->step({.sequence = info->next_sequence, .events = events});
 ///     auto summary = (*client)->close();
+///
+/// It ends with its connection; cortex/live_session.h keeps a stream through a server's death.
 namespace cortex {
 
+/// What the frames are written in. json: `/stream`, binary: `/v1/stream`.
+enum class FrameFormat { json, binary };
+
 struct ClientOptions {
-  std::string api_key;
-  double timeout_s = 30;  ///< the longest that connecting or one answer may take
+  std::string api_key = {};
+  double timeout_s = 30;          ///< the longest that one answer may take
+  double connect_timeout_s = 10;  ///< the longest that connecting may take
+  FrameFormat format = FrameFormat::json;
 };
 
 struct OpenOptions {
   SessionOptions session = {};
   std::optional<double> deadline_ms = {};
   std::optional<bool> best_effort = {};
+  double rate_hz = 0;      ///< steps a second that will be sent; 0: one a step of the model
+  std::string model = {};  ///< on a server of several; empty: its first
 };
 
 /// What the server said when the session opened.
 struct StreamInfo {
   std::string session_id;
-  std::string kind;
+  std::string kind;  ///< "stream" or "window"
+  std::string model;
   std::string preset;
   std::string precision;
   std::string digest;
   double bin_ms = 0;
   double step_ms = 0;
   int bins_per_step = 0;
+  int units = 0;             ///< what Event::unit may be, from 0
+  int max_events = 0;        ///< of a step or window
   int max_queued_steps = 1;  ///< frames worth sending ahead
+  int window_steps = 0;
+  int context_steps = 0;  ///< no answer depends on more than this many steps
   std::int64_t next_sequence = 0;
+  double rate_hz = 0;  ///< steps a second that the server reserved
   double target_offset_ms = 0;
   std::vector<OutputInfo> outputs;
 };
 
 struct StreamStep {
   std::int64_t sequence = 0;
-  std::int64_t gap = 0;
+  std::int64_t gap = 0;  ///< silent steps before this one, which `sequence` counts
   std::span<const Event> events = {};
   std::optional<double> deadline_ms = {};
+  std::optional<bool> best_effort = {};
 };
 
 struct StreamAnswer {
   std::int64_t sequence = 0;
-  std::vector<float> behavior;  ///< empty when refused
+  std::vector<float> behavior;  ///< [outputs]; empty when refused
   StepStatus status = StepStatus::fresh;
   double latency_ms = 0;
   double queue_wait_ms = 0;
   double inference_ms = 0;
+  std::int64_t dropped_events = 0;
 };
 
 struct HttpAnswer {
@@ -71,7 +88,7 @@ struct HttpAnswer {
 /// `unavailable` says that the connection is lost and which step had not been answered.
 class StreamClient {
  public:
-  /// `url`: http://HOST:PORT or ws://HOST:PORT, a path is ignored.
+  /// `url`: http://HOST:PORT or ws://HOST:PORT, a path is ignored; or unix:PATH of a socket.
   static Result<std::unique_ptr<StreamClient>> connect(const std::string& url,
                                                        const ClientOptions& options = {});
   virtual ~StreamClient() = default;

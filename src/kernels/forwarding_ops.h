@@ -13,6 +13,8 @@ class ForwardingOps : public Ops {
   explicit ForwardingOps(Ops& base) : base_(base) {}
 
   const char* name() const override { return base_.name(); }
+  bool lost() const override { return base_.lost(); }
+  std::int64_t device_memory_used() const override { return base_.device_memory_used(); }
   Buffer allocate(std::size_t bytes) override { return base_.allocate(bytes); }
   void clear(const Buffer& buffer) override { base_.clear(buffer); }
   void upload(const Buffer& to, const void* host, std::size_t bytes) override {
@@ -35,6 +37,9 @@ class ForwardingOps : public Ops {
   }
   DType cache_dtype(DType weights) const override { return base_.cache_dtype(weights); }
   DType activation_dtype(DType weights) const override { return base_.activation_dtype(weights); }
+  DType residual_dtype(DType weights, std::int64_t dim) const override {
+    return base_.residual_dtype(weights, dim);
+  }
   bool keeps_calls() const override { return base_.keeps_calls(); }
   std::int64_t rounded_items(std::int64_t count) const override {
     return base_.rounded_items(count);

@@ -1,0 +1,145 @@
+#!/usr/bin/env python3
+"""Measures the CUDA engine beside PyTorch and Triton on one GPU, in one run, and prints the ratios.
+
+    run.py --build build/cuda [--parts kernels,windows,streams] [--out benchmarks/results] [--quick]
+
+Needs PyTorch with CUDA, and `cortex` and `bench_kernels` built with the CUDA backend. Writes
+gpu_kernels.json, gpu_windows.json and gpu_streams.json, each with the digest of src/kernels/cuda
+that it was measured with. A ratio is ours over theirs: below 1 ours is faster.
+"""
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+import results  # noqa: E402
+import sources  # noqa: E402
+
+HERE = pathlib.Path(__file__).resolve().parent
+# preset, precision, batch
+WINDOWS = (("cortex-xs", "bf16", 1), ("cortex-xs", "bf16", 8), ("cortex-xs", "bf16", 32),
+           ("cortex-s", "bf16", 1), ("cortex-s", "bf16", 8), ("cortex-s", "bf16", 32),
+           ("cortex-s", "int8", 1), ("cortex-s", "int8", 8), ("cortex-s", "int8", 32),
+           ("cortex-m", "bf16", 1), ("cortex-m", "bf16", 8), ("cortex-m", "bf16", 32),
+           ("cortex-m", "int8", 8))
+STREAMS = tuple((preset, precision, batch)
+                for preset in ("stream-nano", "stream-xs", "stream-s")
+                for precision in ("fp32", "bf16", "int8")
+                for batch in (1, 16, 128, 1024) if precision != "fp32" or batch <= 16)
+
+
+def output_of(command, **more):
+    ran = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, text=True, **more)
+    if ran.returncode != 0:
+        sys.exit(f"run: {' '.join(map(str, command))}: ended with {ran.returncode}")
+    return ran.stdout
+
+
+def decode(cortex, cases, seconds):
+    rows = []
+    for preset, precision, batch in cases:
+        row = json.loads(output_of([
+            cortex, "bench", "decode", "--device", "cuda:0", "--preset", preset, "--precision",
+            precision, "--batch", batch, "--seconds", seconds, "--json"]).splitlines()[-1])
+        for name in ("benchmark", "machine", "threads", "evict_mb", "seed"):
+            row.pop(name, None)
+        rows.append(row)
+        print(f"{preset} {precision} B {batch}: p50 {row['p50_us']:.1f} us, p99 "
+              f"{row['p99_us']:.1f}", flush=True)
+    return rows
+
+
+def peers(script, *flags):
+    """Rows and device of a peer's own results file."""
+    path = pathlib.Path(f"/tmp/cortex_{script}.json")
+    path.unlink(missing_ok=True)
+    subprocess.run([sys.executable, str(HERE / script), *map(str, flags), "--out", str(path)],
+                   check=True)
+    report = json.loads(path.read_text())
+    return report["results"], report["device"]
+
+
+def time_of(row):
+    return row.get("cold", row.get("warm", {})).get("us")
+
+
+SHAPES = {"tokenizer": ("dtype", "D", "E"), "cross-attention": ("B", "H", "L", "E", "density"),
+          "norm + linear": ("M", "N", "K")}
+
+
+def shape_of(row):
+    return (row["op"], *(row.get(name) for name in SHAPES[row["op"]]))
+
+
+def kernels(args):
+    ours = json.loads(output_of([args.build / "benchmarks/gpu/bench_kernels", "--seconds",
+                                 0.03 if args.quick else 0.1]))["rows"]
+    theirs, device = peers("peers_kernels.py", *(() if args.quick else ("--full",)))
+    print("\nkernels, us a call in a graph, buffers cold where several sets fit")
+    for row in ours:
+        # Dense attention is the peer at every density: its mask costs more than it saves.
+        at = {(*shape_of(row)[:-1], 1.0) if row["op"] == "cross-attention" else shape_of(row)}
+        times = {t["peer"]: time_of(t) for t in theirs
+                 if t["op"] in SHAPES and shape_of(t) in at | {shape_of(row)} and time_of(t)
+                 and t["peer"] != "F.linear alone"}
+        row["peers_us"] = times
+        if not times:
+            continue
+        best = min(times, key=times.get)
+        row["ratio"] = time_of(row) / times[best]
+        print(f"{' '.join(map(str, shape_of(row)))} {row['peer']}: {time_of(row):.2f}, best peer "
+              f"{best} {times[best]:.2f}, ratio {row['ratio']:.2f}")
+    save(args, "gpu_kernels.json", "GPU kernels", ours + theirs, device)
+
+
+def windows(args):
+    cases = [c for c in WINDOWS if not args.quick or c[0] == "cortex-s"]
+    ours = decode(args.build / "apps/cortex", cases, args.seconds)
+    flags = ["--presets", ",".join(dict.fromkeys(c[0] for c in cases))]
+    if args.quick:
+        flags += ["--modes", "graph"]
+    theirs, device = peers("peers_windows.py", *flags, "--budget", args.budget)
+    print("\nwindows of 512 events, us from events in host memory to outputs there")
+    for row in ours:
+        times = {t["mode"]: t["host"]["us"] for t in theirs
+                 if t["model"] == row["model"] and t["B"] == row["batch"] and "host" in t}
+        if not times:
+            continue
+        best = min(times, key=times.get)
+        row.update(best_peer=best, peer_us=times[best], ratio=row["p50_us"] / times[best])
+        print(f"{row['model']} {row['precision']} B {row['batch']}: {row['p50_us']:.0f}, PyTorch "
+              f"bf16 {best} {times[best]:.0f}, ratio {row['ratio']:.2f}")
+    save(args, "gpu_windows.json", "GPU windows", ours, device, peers=theirs)
+
+
+def streams(args):
+    cases = [c for c in STREAMS if not args.quick or c[0] == "stream-s"]
+    ours = decode(args.build / "apps/cortex", cases, args.seconds)
+    save(args, "gpu_streams.json", "GPU streams", ours, {"gpu": ours[0]["backend"]})
+
+
+def save(args, name, benchmark, rows, device, **more):
+    args.out.mkdir(parents=True, exist_ok=True)
+    results.write_results(args.out / name, benchmark,
+                          f"benchmarks/gpu/run.py --build BUILD --seconds {args.seconds:g}", rows,
+                          device=device, cuda_sources=sources.cuda_digest(), **more)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--build", type=pathlib.Path, required=True, help="build folder")
+    parser.add_argument("--parts", default="kernels,windows,streams")
+    parser.add_argument("--out", type=pathlib.Path, default=results.ROOT / "benchmarks/results")
+    parser.add_argument("--seconds", type=float, default=0.5, help="of one case of ours")
+    parser.add_argument("--budget", type=float, default=150, help="seconds of PyTorch's windows")
+    parser.add_argument("--quick", action="store_true", help="cortex-s, stream-s, one peer mode")
+    args = parser.parse_args()
+    for part in args.parts.split(","):
+        {"kernels": kernels, "windows": windows, "streams": streams}[part](args)
+
+
+if __name__ == "__main__":
+    main()
