@@ -86,12 +86,12 @@ class DeviceLinear final : public LinearWeight {
 
 class CudaOps final : public Ops {
  public:
-  explicit CudaOps(int device) : device_(device) {
+  CudaOps(int device, bool portable) : device_(device) {
     check(cudaSetDevice(device), "cudaSetDevice");
     cudaDeviceProp properties = {};
     check(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties");
     name_ = properties.name;
-    hopper_ = gemm_sm90_supported(device);
+    hopper_ = !portable && gemm_sm90_supported(device);
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
   }
   ~CudaOps() override {
@@ -299,7 +299,7 @@ class CudaOps final : public Ops {
   }
   void phases(const PhaseArgs& args) override { cuda::phases(args, stream_); }
   void paged_attention(const PagedAttentionArgs& args) override {
-    cuda::paged_attention(args, stream_);
+    cuda::paged_attention(args, hopper_, stream_);
     forget(args.out.data);
   }
 
@@ -481,6 +481,8 @@ std::vector<CudaDevice> cuda_devices() {
   return devices;
 }
 
-std::unique_ptr<Ops> make_cuda_ops(int device) { return std::make_unique<cuda::CudaOps>(device); }
+std::unique_ptr<Ops> make_cuda_ops(int device, bool portable) {
+  return std::make_unique<cuda::CudaOps>(device, portable);
+}
 
 }  // namespace cortex

@@ -29,7 +29,7 @@ std::vector<CudaDevice> cuda_devices();
 
 /// float32, bf16 and int8 on a GPU. Everything that a forward does is recorded as a CUDA graph the
 /// first time and replayed from then on. DeviceError when the device cannot be used;
-/// std::bad_alloc when its memory does not suffice.
-std::unique_ptr<Ops> make_cuda_ops(int device);
+/// std::bad_alloc when its memory does not suffice. portable: no kernel that needs more than sm_80.
+std::unique_ptr<Ops> make_cuda_ops(int device, bool portable = false);
 
 }  // namespace cortex

@@ -23,8 +23,8 @@ struct LinearArgs {
   int k = 0;
   const float* w_scale = nullptr;  ///< [n] i8
   const float* x_scale = nullptr;  ///< [m] i8
-  /// Squares of the rows that x is the narrow copy of, summed by pairs of columns, [m, k / 8, 4]: the
-  /// factor is then 1 / rms. Null: 1.
+  /// Squares of the rows that x is the narrow copy of, summed by pairs of columns, [m, k / 8, 4]:
+  /// the factor is then 1 / rms. Null: 1.
   const float* squares = nullptr;
   float eps = 0;
   const float* bias = nullptr;
@@ -60,6 +60,8 @@ void additive_bag(const StreamTables& tables, const StreamEvents& events, const 
                   cudaStream_t stream);
 void stream_cross_attention(const StreamTables& tables, const StreamEvents& events,
                             const MatrixView& out, cudaStream_t stream);
-void paged_attention(const PagedAttentionArgs& args, cudaStream_t stream);
+/// hopper: on kernels of sm_90.
+void paged_attention(const PagedAttentionArgs& args, bool hopper, cudaStream_t stream);
+void paged_attention_sm90(const PagedAttentionArgs& args, cudaStream_t stream);
 
 }  // namespace cortex::cuda
