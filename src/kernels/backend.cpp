@@ -26,10 +26,10 @@ Error no_gpu(const std::string& device, const std::string& why) {
 
 constexpr const char* kNone = "no NVIDIA GPU of compute capability 8.0 or newer, or no driver";
 
-Result<Backend> cuda_backend(int index) {
+Result<Backend> cuda_backend(int index, const GpuOptions& options) {
   try {
     Backend backend;
-    backend.ops = make_cuda_ops(index);
+    backend.ops = make_cuda_ops(index, {.fp8 = options.fp8, .sections = options.sections});
     backend.name = fmt::format("cuda:{} {}", index, backend.ops->name());
     backend.on_gpu = true;
     return backend;
@@ -50,7 +50,7 @@ Result<int> find_gpu(const std::string& device, int index) {
 
 #else
 
-Result<Backend> cuda_backend(int index) {
+Result<Backend> cuda_backend(int index, const GpuOptions&) {
   return no_gpu(fmt::format("cuda:{}", index), "this build has no CUDA backend");
 }
 Result<int> find_gpu(const std::string& device, int) {
@@ -61,12 +61,16 @@ Result<int> find_gpu(const std::string& device, int) {
 
 }  // namespace
 
-Result<Backend> make_backend(const std::string& device, const CpuOptions& cpu) {
+Result<Backend> make_backend(const std::string& device, const CpuOptions& cpu,
+                             const GpuOptions& options) {
+  if (options.fp8 && device == "cpu")
+    return Error{ErrorCode::unavailable, "8-bit floats need a Hopper GPU; the device is 'cpu'",
+                 "fp8"};
   if (device == "cpu") return cpu_backend(cpu);
   if (device == "auto") {
     const auto gpu = find_gpu(device, -1);
-    auto chosen = gpu ? cuda_backend(*gpu) : Result<Backend>(gpu.error());
-    if (chosen) return chosen;
+    auto chosen = gpu ? cuda_backend(*gpu, options) : Result<Backend>(gpu.error());
+    if (chosen || options.fp8) return chosen;
     Backend backend = cpu_backend(cpu);
     backend.note = chosen.error().message;
     return backend;
@@ -83,7 +87,7 @@ Result<Backend> make_backend(const std::string& device, const CpuOptions& cpu) {
                  fmt::format("device is '{}', not auto, cpu or cuda:N", device), "device"};
   const auto gpu = find_gpu(device, index);
   if (!gpu) return gpu.error();
-  return cuda_backend(*gpu);
+  return cuda_backend(*gpu, options);
 }
 
 }  // namespace cortex

@@ -18,9 +18,15 @@ struct Backend {
   bool on_gpu = false;
 };
 
+struct GpuOptions {
+  bool fp8 = false;  ///< a float window model's linears in 8-bit floats; unavailable but on Hopper
+  bool sections = false;  ///< for a profiler: no recorded graphs, an NVTX range a section
+};
+
 /// The backend of `device`: "cpu"; "cuda:N", the N-th GPU; or "auto", the first GPU that this build
 /// and machine can use, else the CPU. invalid_argument for any other name; unavailable for a GPU
 /// that is not there or fails. std::bad_alloc.
-Result<Backend> make_backend(const std::string& device, const CpuOptions& cpu);
+Result<Backend> make_backend(const std::string& device, const CpuOptions& cpu,
+                             const GpuOptions& gpu = {});
 
 }  // namespace cortex

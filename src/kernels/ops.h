@@ -75,6 +75,9 @@ struct LinearTensor {
   const Tensor* gain = nullptr;
   /// A row's bits may depend on its batch: windows promise a tolerance, streams promise bits.
   bool any_order = false;
+  /// May run in 8-bit floats where the backend was asked to; a GELU's result is then read by one
+  /// linear of this kind and by nothing else.
+  bool narrow = false;
 };
 
 /// The same weight in the form that a backend multiplies by.
@@ -286,6 +289,11 @@ class Ops {
     (void)weights;
     return DType::f32;
   }
+  /// The residual stream, `dim` wide, of a model whose rows may depend on their batch.
+  virtual DType residual_dtype(DType weights, std::int64_t dim) const {
+    (void)weights, (void)dim;
+    return DType::f32;
+  }
   /// Makes room for calls of up to this size, so that none allocates later.
   virtual void reserve(const OpsCapacity& capacity) = 0;
 
@@ -312,7 +320,7 @@ class Ops {
                            const float* bias, Epilogue epilogue, MatrixView out) = 0;
   /// out = norm(x), rows independent.
   virtual void normalize(const NormArgs& norm, MatrixView x, MatrixView out) = 0;
-  /// out[i] = x[i mod x.rows], float32.
+  /// out[i] = x[i mod x.rows], x float32, out of the residual stream's dtype.
   virtual void repeat_rows(MatrixView x, MatrixView out) {
     for (std::int64_t i = 0; i < out.rows; ++i)
       std::memcpy(out.data + i * out.stride, x.data + i % x.rows * x.stride,

@@ -70,6 +70,9 @@ class ProfilingOps final : public Ops {
   std::unique_ptr<LinearWeight> pack_linear(const LinearTensor& linear) override;
   DType cache_dtype(DType weights) const override { return inner_.cache_dtype(weights); }
   DType activation_dtype(DType weights) const override { return inner_.activation_dtype(weights); }
+  DType residual_dtype(DType weights, std::int64_t dim) const override {
+    return inner_.residual_dtype(weights, dim);
+  }
   bool keeps_calls() const override { return inner_.keeps_calls(); }
   std::int64_t rounded_items(std::int64_t count) const override {
     return inner_.rounded_items(count);

@@ -58,10 +58,11 @@ class WindowModel {
   };
 
   Buffer upload(std::span<const float> values);
-  std::unique_ptr<LinearWeight> pack(LinearTensor linear);
+  std::unique_ptr<LinearWeight> pack(LinearTensor linear, bool narrow);
   Norm load_norm(const ModelFile& file, const std::string& name);
   NormArgs args(const Norm& norm) const;
-  MatrixView latent_rows(const Buffer& buffer, int cols) const;
+  MatrixView latent_rows(const Buffer& buffer, int cols, DType dtype = DType::f32) const;
+  MatrixView residual_rows() const { return latent_rows(z_, config_.dim, residual_); }
   MatrixView activation_rows(const Buffer& buffer, int cols) const;
   /// Lays the batch, padded to `windows` windows and `events` events, into shared memory.
   void send_batch(const WindowBatch& batch, std::int64_t windows, std::int64_t events);
@@ -98,6 +99,7 @@ class WindowModel {
   std::vector<float> output_std_;
 
   DType activation_ = DType::f32;
+  DType residual_ = DType::f32;
   SharedBuffer inputs_;  // the batch
   TokenArgs tokens_;
   const std::int32_t* indptr_ = nullptr;

@@ -35,6 +35,9 @@ class ForwardingOps : public Ops {
   }
   DType cache_dtype(DType weights) const override { return base_.cache_dtype(weights); }
   DType activation_dtype(DType weights) const override { return base_.activation_dtype(weights); }
+  DType residual_dtype(DType weights, std::int64_t dim) const override {
+    return base_.residual_dtype(weights, dim);
+  }
   bool keeps_calls() const override { return base_.keeps_calls(); }
   std::int64_t rounded_items(std::int64_t count) const override {
     return base_.rounded_items(count);

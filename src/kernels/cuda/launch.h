@@ -45,6 +45,10 @@ void normalize(const NormArgs& norm, const MatrixView& x, const MatrixView& out,
                cudaStream_t stream);
 /// Sums of squares of every 64 columns of bf16 rows, out [rows, cols / 64].
 void square_rows(const MatrixView& x, float* out, cudaStream_t stream);
+/// Hopper: bf16 rows to e4m3, each times the power of two that its sums of squares over 64 columns
+/// choose. out [rows, cols]; scale [rows], what a row of `out` is times to be x.
+void narrow8_rows(const MatrixView& x, const float* squares, std::uint8_t* out, float* scale,
+                  cudaStream_t stream);
 /// Rows of norm(x), each to int8 by its own scale: out [rows, stride], 0 beyond x.cols.
 void quantize_rows(const NormArgs& norm, const MatrixView& x, std::int8_t* out, std::int64_t stride,
                    float* scale, cudaStream_t stream);

@@ -199,8 +199,13 @@ __global__ void quantize(const NormArgs norm, const MatrixView x, std::int8_t* o
 __global__ void repeat(const MatrixView x, const MatrixView out) {
   begin_kernel();
   const std::int64_t i = blockIdx.x;
-  for (std::int64_t d = threadIdx.x; d < out.cols; d += blockDim.x)
-    out.data[i * out.stride + d] = x.data[i % x.rows * x.stride + d];
+  const float* const from = x.data + i % x.rows * x.stride;
+  for (std::int64_t d = threadIdx.x; d < out.cols; d += blockDim.x) {
+    if (out.dtype == DType::f32)
+      out.data[i * out.stride + d] = from[d];
+    else
+      reinterpret_cast<Bf16*>(out.data)[i * out.stride + d] = __float2bfloat16_rn(from[d]);
+  }
 }
 
 template <class X>
