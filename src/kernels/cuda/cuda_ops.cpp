@@ -97,7 +97,7 @@ class CudaOps final : public Ops {
     cudaDeviceProp properties = {};
     check(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties");
     name_ = properties.name;
-    linears_.emplace(device, options.fp8);
+    linears_.emplace(!options.portable && gemm_sm90_supported(device), options.fp8);
     if (options.fp8 && !linears_->hopper())
       throw DeviceError(std::string("8-bit floats need a Hopper GPU; this is ") + name_);
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
@@ -289,7 +289,7 @@ class CudaOps final : public Ops {
   }
   void phases(const PhaseArgs& args) override { cuda::phases(args, stream_); }
   void paged_attention(const PagedAttentionArgs& args) override {
-    cuda::paged_attention(args, stream_);
+    cuda::paged_attention(args, linears_->hopper(), stream_);
     forget(args.out.data);
   }
 

@@ -26,6 +26,8 @@ struct CudaOptions {
   bool fp8 = false;
   /// For a profiler: every forward is issued kernel by kernel, in an NVTX range a section.
   bool sections = false;
+  /// No kernel that needs more than sm_80.
+  bool portable = false;
 };
 
 /// float32, bf16 and int8 on a GPU. Everything that a forward does is recorded as a CUDA graph the
