@@ -46,6 +46,7 @@ void ServeFlags::add_models(CLI::App& command) {
                   "Folder whose NAME.safetensors may be loaded as NAME while the server runs")
       ->check(CLI::ExistingDirectory);
   command.add_option("--device", engine.device, kDeviceHelp)->capture_default_str();
+  command.add_flag("--fp8", engine.fp8, "Float window models in 8-bit floats, on a Hopper GPU");
   command.add_option("--max-batch", engine.max_batch, "Steps or windows computed at once")
       ->check(CLI::Range(1, 65536))
       ->capture_default_str();
