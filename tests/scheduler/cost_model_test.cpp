@@ -5,7 +5,7 @@
 
 #include <cmath>
 
-#include "scheduler/workload.h"
+#include "core/random.h"
 
 namespace cortex::testing {
 namespace {
@@ -45,13 +45,14 @@ RC_GTEST_PROP(CostModel, LearnsTheUpperQuantileOfAnyCostAndJitter, ()) {
   const double batch = *rc::gen::inRange(0, 1000), row = *rc::gen::inRange(1, 500);
   const double key = *rc::gen::inRange(0, 10), jitter = *rc::gen::element(0.02, 0.1, 0.3);
   const int most = *rc::gen::inRange(1, 65);
-  Random random(*rc::gen::arbitrary<std::uint32_t>());
+  Random random(*rc::gen::arbitrary<std::uint32_t>(), {});
   CostModel model(most, std::vector<BatchCost>{{1, 10, 1000}});
   const auto draw = [&] {
-    const int rows = 1 + static_cast<int>(random.uniform() * most);
-    const std::int64_t keys = static_cast<std::int64_t>(rows) * random.poisson(40);
+    const auto rows = static_cast<int>(1 + random.below(static_cast<std::uint64_t>(most)));
+    const auto keys =
+        static_cast<std::int64_t>(random.below(static_cast<std::uint64_t>(80 * rows)));
     const double us =
-        (batch + row * rows + key * static_cast<double>(keys)) * std::exp(jitter * random.normal());
+        (batch + row * rows + key * static_cast<double>(keys)) * random.lognormal(0, jitter);
     return BatchCost{rows, keys, std::llround(us * 1e3)};
   };
   for (int i = 0; i < 20'000; ++i) model.observe(draw());
