@@ -14,5 +14,6 @@ void add_quantize(CLI::App& app);
 void add_profile(CLI::App& app);
 void add_jitter(CLI::App& app);
 void add_bench(CLI::App& app);
+void add_tune(CLI::App& app);
 
 }  // namespace cortex
