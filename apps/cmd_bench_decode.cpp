@@ -41,6 +41,7 @@ struct DecodeReport {
   std::int64_t events;
   ForwardFlops flops;
   ForwardBytes bytes;
+  std::size_t resident_bytes;
   Ceilings ceilings;
   Floor floor;
   Timing timing;
@@ -65,6 +66,7 @@ std::string as_json(const DecodeFlags& flags, const DecodeReport& r) {
   w.key("max_us").value(r.timing.max_us);
   w.key("gflop").value(r.flops.total() * 1e-9).key("gflops").value(r.gflops());
   w.key("weight_bytes").value(r.bytes.weights).key("cache_bytes").value(r.bytes.cache);
+  w.key("resident_weight_bytes").value(std::uint64_t{r.resident_bytes});
   if (flags.device != "cpu") {
     w.end_object();
     return w.text();
@@ -85,8 +87,10 @@ void print_for_a_person(const DecodeFlags& flags, const DecodeReport& r) {
   fmt::print("  p50 {:.1f} us, p99 {:.1f}, mean {:.1f}, min {:.1f}; {} iterations\n",
              r.timing.p50_us, r.timing.p99_us, r.timing.mean_us, r.timing.min_us,
              r.timing.iterations);
-  fmt::print("  {:.3g} GFLOP, {:.1f} GFLOP/s; {:.2f} MB of weights, {:.2f} MB of K and V\n",
+  fmt::print("  {:.3g} GFLOP, {:.1f} GFLOP/s; reads {:.2f} MB of weights, {:.2f} MB of K and V\n",
              r.flops.total() * 1e-9, r.gflops(), r.bytes.weights * 1e-6, r.bytes.cache * 1e-6);
+  fmt::print("  {:.2f} MB of weights and tables are resident\n",
+             static_cast<double>(r.resident_bytes) * 1e-6);
   if (flags.device != "cpu") return;  // whose ceilings are not known
   fmt::print("  floor {:.1f} us (arithmetic {:.1f}, memory {:.1f} from {}): at {:.0f}% of it\n",
              r.floor.us(), r.floor.arithmetic_us, r.floor.memory_us, r.floor.level,
@@ -118,13 +122,15 @@ void run_decode(const DecodeFlags& flags) {
   const Timing timing = time_decoder(*decoder, flags.seconds, flags.evict_mb, flags.threads);
   const ForwardFlops flops = decoder->flops();
   const ForwardBytes bytes = decoder->bytes();
+  const std::size_t resident = decoder->resident_bytes();
   const Floor floor =
       backend.on_gpu ? Floor{}
                      : floor_of(flops, bytes, file.precision(), flags.evict_mb * 1e6, ceilings);
   const std::string name = backend.on_gpu ? backend.name : backend.ops->name();
   const std::string precision =
       flags.precision == "fp8" ? flags.precision : precision_name(file.precision());
-  const DecodeReport report{file, name, precision, events, flops, bytes, ceilings, floor, timing};
+  const DecodeReport report{file,  name,     precision, events, flops,
+                            bytes, resident, ceilings,  floor,  timing};
   if (flags.json)
     fmt::print("{}\n", as_json(flags, report));
   else

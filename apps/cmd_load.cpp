@@ -106,6 +106,11 @@ void add_load(CLI::App& app) {
   command->add_option("--url", o.url, "A server: http://HOST:PORT or unix:PATH");
   command->add_option("--model", o.model, "In process: a model file, identity or identity-window");
   command->add_option("--device", o.device, kDeviceHelp)->capture_default_str();
+  command
+      ->add_option("--max-batch", o.max_batch,
+                   "In process: steps or windows computed at once; 1024 streams suit a large GPU")
+      ->check(CLI::Range(1, 65536))
+      ->capture_default_str();
   command->add_option("--sessions", o.sessions, "Streams at once")
       ->check(CLI::Range(1, 100'000))
       ->capture_default_str();

@@ -2,13 +2,10 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
-#include <algorithm>
-#include <filesystem>
 #include <iostream>
 #include <memory>
 #include <optional>
 #include <string>
-#include <vector>
 
 #include "commands.h"
 #include "core/log.h"
@@ -19,7 +16,7 @@
 namespace cortex {
 namespace {
 
-void announce(const Server& server, const ModelSource& source, bool name_it, const Engine& engine) {
+void announce(const Server& server, const NamedModel& source, bool name_it, const Engine& engine) {
   const ModelInfo& model = engine.model();
   std::cout << realtime_lines(engine.realtime());
   const std::string& preset = model.preset.empty() ? model.kind : model.preset;
@@ -39,12 +36,12 @@ void serve(ServeFlags flags) {
   std::optional<Error> failed;
   std::unique_ptr<Server> server;
   ServerOptions& options = flags.server;
-  options.make_engine = [engine = flags.engine](const ModelSource& source) {
+  options.make_engine = [engine = flags.engine](const NamedModel& source) {
     EngineOptions its = engine;
     its.model_path = source.path;
     return Engine::create(its);
   };
-  options.on_loaded = [&](const ModelSource& source, const Result<Engine*>& outcome) {
+  options.on_loaded = [&](const NamedModel& source, const Result<Engine*>& outcome) {
     if (outcome) return announce(*server, source, options.models.size() > 1, **outcome);
     if (!failed) failed = outcome.error();
     server->stop();

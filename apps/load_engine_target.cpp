@@ -13,6 +13,7 @@ class EngineTarget final : public LoadTarget {
     EngineOptions engine;
     engine.model_path = options.model;
     engine.device = options.device;
+    engine.max_batch = options.max_batch;
     // One more for what asks beside the load.
     engine.max_sessions = options.sessions + 1;
     slots_ = engine.max_queued_steps;

@@ -18,6 +18,7 @@ struct LoadOptions {
   std::string url;    ///< of a server; empty: in process
   std::string model;  ///< in process
   std::string device = "auto";
+  int max_batch = 16;  ///< in process: steps or windows computed at once
   std::string api_key;
   std::string tls_ca_file;
   bool windows = false;  ///< stateless windows instead of sessions

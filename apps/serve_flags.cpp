@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "model/identity_model.h"
 #include "realtime_report.h"
 
 namespace cortex {
@@ -16,9 +17,9 @@ constexpr char kLimits[] = "Limits";
 constexpr char kRecords[] = "Logs and traces";
 
 /// NAME=PATH, or a PATH that is named after its file.
-ModelSource parse_model(const std::string& text) {
+NamedModel parse_model(const std::string& text) {
   const auto equals = text.find('=');
-  ModelSource source;
+  NamedModel source;
   if (equals == std::string::npos) {
     source = {std::filesystem::path(text).stem().string(), text};
     // A file may be called anything; a name is chosen where it must be one.
@@ -27,8 +28,7 @@ ModelSource parse_model(const std::string& text) {
   } else {
     source = {text.substr(0, equals), text.substr(equals + 1)};
   }
-  // Models by name alone (identity) have no file.
-  if (!source.path.starts_with("identity") && !std::filesystem::exists(source.path))
+  if (!is_identity_name(source.path) && !std::filesystem::exists(source.path))
     throw CLI::ValidationError("--model", "no such file: " + source.path);
   return source;
 }
@@ -39,13 +39,14 @@ void ServeFlags::add_models(CLI::App& command) {
   command
       .add_option("--model", models,
                   "Model file (.safetensors), or NAME=FILE; several may be given, the first is the "
-                  "default")
+                  "default. identity or identity-window decodes nothing, to measure the server")
       ->required();
   command
       .add_option("--repository", server.repository,
                   "Folder whose NAME.safetensors may be loaded as NAME while the server runs")
       ->check(CLI::ExistingDirectory);
   command.add_option("--device", engine.device, kDeviceHelp)->capture_default_str();
+  command.add_flag("--fp8", engine.fp8, "Float window models in 8-bit floats, on a Hopper GPU");
   command.add_option("--max-batch", engine.max_batch, "Steps or windows computed at once")
       ->check(CLI::Range(1, 65536))
       ->capture_default_str();
@@ -151,8 +152,8 @@ void ServeFlags::add_to(CLI::App& command) {
 
 void ServeFlags::settle() {
   for (const std::string& text : models) {
-    ModelSource source = parse_model(text);
-    for (const ModelSource& other : server.models)
+    NamedModel source = parse_model(text);
+    for (const NamedModel& other : server.models)
       if (other.name == source.name)
         throw CLI::ValidationError(
             "--model", fmt::format("two models are called {}: say NAME=FILE", source.name));

@@ -3,7 +3,7 @@
 #
 #   scripts/install.sh light   what `cortex` needs
 #   scripts/install.sh full    and the tests and cortex-train (LibTorch)
-#   scripts/install.sh check   and the tools of `make check-all` (clang, clang-format, clang-tidy)
+#   scripts/install.sh check   and the tools of `make check-all` (clang, clang-format, clang-tidy, prometheus)
 #   scripts/install.sh bench   full, and the peers of `make bench` (oneDNN; ONNX Runtime from npm)
 #
 # Exits 2 without root, after printing the line to run.
@@ -89,7 +89,7 @@ want_clang() {
 }
 
 for package in make g++ cmake ninja-build libfmt-dev libspdlog-dev libsimdjson-dev libhdf5-dev zlib1g-dev \
-  libcli11-dev; do
+  libcli11-dev libssl-dev; do
   want "$package"
 done
 want_boost
@@ -101,7 +101,10 @@ if [[ $level != light ]]; then
   want libbenchmark-dev
   want_torch
 fi
-if [[ $level == check ]]; then want_clang; fi
+if [[ $level == check ]]; then
+  want_clang
+  want prometheus
+fi
 if [[ $level == bench ]]; then
   want libdnnl-dev
   want python3-onnx

@@ -211,6 +211,9 @@ struct EngineStats {
   std::int64_t cancelled = 0;         ///< windows withdrawn by cancel()
   std::int64_t not_finite = 0;        ///< answers withheld because an output was not finite
   std::int64_t failed_batches = 0;    ///< batches whose computation failed
+  std::int64_t recoveries = 0;        ///< times that the device was set up again after it failed
+  bool fell_back = false;  ///< the device did not come back: computing goes on on the CPU
+  std::int64_t device_memory_used_bytes = -1;  ///< of the whole GPU, by anyone; -1 on the CPU
 
   /// batch_sizes[i]: batches of more than 2^(i-1) and at most 2^i steps or windows.
   static constexpr int kBatchSizeBuckets = 17;
@@ -259,6 +262,8 @@ struct EngineOptions {
   /// Lock memory, pin the compute thread and run it under SCHED_FIFO, as far as the system allows:
   /// Engine::realtime() says what it granted. Never fatal.
   bool realtime = false;
+  /// A float window model's linears in 8-bit floats, on a Hopper GPU.
+  bool fp8 = false;
 };
 
 class Engine {

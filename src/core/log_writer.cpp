@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <csignal>
 #include <thread>
 #include <utility>
 
@@ -51,6 +52,11 @@ Writer::~Writer() {
 
 void Writer::run(const std::shared_ptr<State>& state) {
   name_this_thread("cortex-log");
+  // A reader that went away is an error of write(), not the end of the process.
+  sigset_t pipe;
+  sigemptyset(&pipe);
+  sigaddset(&pipe, SIGPIPE);
+  pthread_sigmask(SIG_BLOCK, &pipe, nullptr);
   std::unique_lock lock(state->mutex);
   for (;;) {
     state->changed.wait(lock, [&] { return state->stopping || !state->lines.empty(); });

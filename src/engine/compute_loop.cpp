@@ -22,6 +22,8 @@ void LocalEngine::run() {
   while (take_batch()) {
     fail_shed();
     run_batch();
+    if (state_ == EngineState::failed)
+      return fail_everything({ErrorCode::unavailable, "the engine is stopping", ""});
   }
 }
 
@@ -29,10 +31,12 @@ bool LocalEngine::take_batch() {
   std::unique_lock lock(queue_mutex_);
   Scheduler& scheduler = *scheduler_;
   const auto ready = [&] { return scheduler.steps_ready() || scheduler.windows_waiting(); };
-  work_.wait(lock, [&] { return stopping_ || ready(); });
-  if (!ready()) return false;
+  work_.wait(lock, [&] { return stopping_ || ready() || ops_->lost(); });
   batch_sessions_.clear();
   refused_.clear();
+  formed_ = nullptr;
+  if (ops_->lost()) return true;
+  if (!ready()) return false;
   if (streams()) begin_windows();
   started_ns_ = clock_.now();
   formed_ = streams() ? &scheduler.next_steps(started_ns_) : &scheduler.next_windows(started_ns_);
@@ -115,10 +119,16 @@ void LocalEngine::fail_window(WindowSink& sink, std::int64_t submitted_ns, const
 }
 
 void LocalEngine::run_batch() {
+  if (formed_ == nullptr) return recover("a forward of another model failed on it");
   if (formed_->taken.empty()) return;
   std::span<const float> behavior;
   try {
     behavior = forward();
+  } catch (const DeviceError& failure) {
+    const std::string why = failure.what();
+    fail_batch(why.c_str());
+    recover(why);
+    return;
   } catch (const std::exception& failure) {
     fail_batch(failure.what());
     return;

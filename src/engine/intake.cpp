@@ -12,6 +12,10 @@ namespace {
 
 Error is_stopping() { return {ErrorCode::unavailable, "the engine is stopping", ""}; }
 
+Error is_recovering(const std::string& device) {
+  return {ErrorCode::unavailable, fmt::format("{} failed and is being set up again", device), ""};
+}
+
 Error is_lost(SessionId id) {
   return {ErrorCode::unavailable,
           fmt::format("session {} is lost: computing one of its steps failed; open a new one", id),
@@ -72,6 +76,7 @@ Result<void> LocalEngine::submit(const StepRequest& request, StepSink& sink) {
   {
     const std::lock_guard lock(queue_mutex_);
     if (stopping_) return is_stopping();
+    if (state_ != EngineState::ready) return is_recovering(device_);
     if (!session.lost) {
       session.push_back();
       if (session.queued == 1 && !session.in_flight)
@@ -153,6 +158,7 @@ Result<void> LocalEngine::submit(const WindowRequest& request, WindowSink& sink)
   {
     const std::lock_guard lock(queue_mutex_);
     if (checked && stopping_) checked = is_stopping();
+    if (checked && state_ != EngineState::ready) checked = is_recovering(device_);
     if (checked) verdict = scheduler_->offer(offer, clock_.now());
     if (!checked || verdict != Verdict::taken) free_window_jobs_.push_back(*taken);
   }
@@ -181,6 +187,8 @@ EngineStats LocalEngine::stats() const {
   for (std::size_t i = 0; i < s.batch_sizes.size(); ++i)
     s.batch_sizes[i] = count_.batch_sizes[i].value();
   s.failed_batches = count_.failed_batches.value();
+  s.recoveries = count_.recoveries.value();
+  s.fell_back = fell_back_;
   s.steps = count_.steps.value();
   s.windows = count_.windows.value();
   s.late = count_.late.value();
@@ -203,6 +211,7 @@ EngineStats LocalEngine::stats() const {
                                                       static_cast<TimeNs>(config_.step_ms * 1e6))
                               : scheduler.capacity_hz(options_.max_batch, kNever);
     s.reserved_hz = scheduler.reserved_hz();
+    if (ops_) s.device_memory_used_bytes = ops_->device_memory_used();
   }
   if (!streams()) return s;
   const std::lock_guard lock(registry_mutex_);
@@ -212,7 +221,7 @@ EngineStats LocalEngine::stats() const {
   });
   s.pages_used = sessions_->pages_used();
   s.pages_total = sessions_->pages_total();
-  s.cache_bytes = static_cast<std::int64_t>(pool_memory_.bytes());
+  s.cache_bytes = static_cast<std::int64_t>(pool_bytes_);
   return s;
 }
 

@@ -26,16 +26,6 @@ int threads_for(const ModelFile& file, const EngineOptions& options) {
   return std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, kMostDefaultThreads);
 }
 
-CpuOptions cpu_options(const ModelFile& file, const EngineOptions& options) {
-  CpuOptions cpu;
-  cpu.threads = threads_for(file, options);
-  if (options.realtime)
-    cpu.on_helper = [threads = cpu.threads](int thread) {
-      (void)make_this_thread_realtime(compute_cores(threads)[static_cast<std::size_t>(thread)]);
-    };
-  return cpu;
-}
-
 ModelInfo describe(const ModelFile& file, const EngineOptions& options) {
   const ModelConfig& c = file.config;
   ModelInfo info;
@@ -79,6 +69,16 @@ SchedulerOptions scheduler_options(const EngineOptions& options, bool streams) {
 
 }  // namespace
 
+CpuOptions cpu_options(const ModelFile& file, const EngineOptions& options) {
+  CpuOptions cpu;
+  cpu.threads = threads_for(file, options);
+  if (options.realtime)
+    cpu.on_helper = [threads = cpu.threads](int thread) {
+      (void)make_this_thread_realtime(compute_cores(threads)[static_cast<std::size_t>(thread)]);
+    };
+  return cpu;
+}
+
 Result<std::unique_ptr<Engine>> Engine::create(const EngineOptions& options) {
   for (const auto& [field, value] : {std::pair{"max_sessions", options.max_sessions},
                                      {"max_batch", options.max_batch},
@@ -101,7 +101,10 @@ Result<std::unique_ptr<Engine>> Engine::create(const EngineOptions& options) {
 Result<std::unique_ptr<LocalEngine>> LocalEngine::create(const EngineOptions& options,
                                                          const ModelFile& file) {
   try {
-    auto backend = make_backend(options.device, cpu_options(file, options));
+    if (options.fp8 && file.config.kind == ModelKind::stream)
+      return Error{ErrorCode::invalid_argument,
+                   "fp8 is for window models: a stream keeps its bits in any batch", "fp8"};
+    auto backend = make_backend(options.device, cpu_options(file, options), {.fp8 = options.fp8});
     if (!backend) return backend.error();
     return std::make_unique<LocalEngine>(options, file, *std::move(backend));
   } catch (const std::bad_alloc&) {
@@ -124,6 +127,9 @@ LocalEngine::LocalEngine(const EngineOptions& options, const ModelFile& file, Ba
   info_.backend = backend.name;
   info_.backend_note = backend.note;
   info_.threads = backend.on_gpu ? 1 : threads_for(file, options);
+  if (options_.fp8) info_.precision = "fp8";
+  device_ = backend.name.substr(0, backend.name.find(' '));
+  if (backend.on_gpu) kept_ = clone(file);
   const auto batch = static_cast<std::size_t>(options_.max_batch);
   batch_sessions_.reserve(batch);
   // Those of a batch keep their places while they run.
@@ -137,11 +143,13 @@ LocalEngine::LocalEngine(const EngineOptions& options, const ModelFile& file, Ba
   if (streams())
     reserve_streams(file);
   else
-    reserve_windows(file);
+    reserve_windows();
+  place_model(file);
   warm_up();
   scheduler_.emplace(scheduler_options(options_, streams()),
                      CostModel(options_.max_batch, measure_batches()));
   thread_ = std::thread([this] { run(); });
+  state_ = EngineState::ready;
   run_once();
   if (!options_.realtime) return;
   // Now that every buffer exists.
@@ -162,15 +170,8 @@ void LocalEngine::reserve_streams(const ModelFile& file) {
   const std::int32_t per_session = layout_.pages_per_session();
   const std::int32_t pages = options_.max_sessions * per_session;
   sessions_.emplace(pages, per_session);
-  pool_memory_ = ops_->allocate(static_cast<std::size_t>(layout_.page_bytes()) *
-                                static_cast<std::size_t>(pages + kDecoders * per_session));
-  ops_->clear(pool_memory_);
-  const StreamPages pool{pool_memory_.as<std::byte>(), layout_.page_bytes(), layout_.page_steps,
-                         cached};
-  if (file.is_identity)
-    stream_ = std::make_unique<IdentityStream>(options_.max_batch);
-  else
-    stream_ = std::make_unique<StreamModel>(file, *ops_, options_.max_batch, pool);
+  pool_bytes_ = static_cast<std::size_t>(layout_.page_bytes()) *
+                static_cast<std::size_t>(pages + kDecoders * per_session);
   stream_batch_.reserve(
       options_.max_batch,
       static_cast<std::int64_t>(config_.receptive_steps) * config_.max_events_per_step,
@@ -186,13 +187,28 @@ void LocalEngine::reserve_streams(const ModelFile& file) {
   }
 }
 
-void LocalEngine::reserve_windows(const ModelFile& file) {
-  const auto events = static_cast<std::int64_t>(options_.max_batch) * options_.max_window_events;
+void LocalEngine::reserve_windows() {
+  window_batch_.reserve(options_.max_batch,
+                        static_cast<std::int64_t>(options_.max_batch) * options_.max_window_events);
+}
+
+void LocalEngine::place_model(const ModelFile& file) {
+  if (!streams()) {
+    const auto events = static_cast<std::int64_t>(options_.max_batch) * options_.max_window_events;
+    if (file.is_identity)
+      window_ = std::make_unique<IdentityWindow>(options_.max_batch);
+    else
+      window_ = std::make_unique<WindowModel>(file, *ops_, options_.max_batch, events);
+    return;
+  }
+  pool_memory_ = ops_->allocate(pool_bytes_);
+  ops_->clear(pool_memory_);
+  const StreamPages pool{pool_memory_.as<std::byte>(), layout_.page_bytes(), layout_.page_steps,
+                         ops_->cache_dtype(file.precision())};
   if (file.is_identity)
-    window_ = std::make_unique<IdentityWindow>(options_.max_batch);
+    stream_ = std::make_unique<IdentityStream>(options_.max_batch);
   else
-    window_ = std::make_unique<WindowModel>(file, *ops_, options_.max_batch, events);
-  window_batch_.reserve(options_.max_batch, events);
+    stream_ = std::make_unique<StreamModel>(file, *ops_, options_.max_batch, pool);
 }
 
 LocalEngine::~LocalEngine() {

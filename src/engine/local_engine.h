@@ -3,6 +3,7 @@
 #include <cortex/engine.h>
 
 #include <array>
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -20,6 +21,9 @@
 #include "scheduler/scheduler.h"
 
 namespace cortex {
+
+/// What the CPU backend of an engine is asked for.
+CpuOptions cpu_options(const ModelFile& file, const EngineOptions& options);
 
 /// One replica in this process: one backend, one compute thread, one page pool.
 ///
@@ -47,6 +51,7 @@ class LocalEngine final : public Engine {
   int cancel(const WindowSink& sink) override;
   int expire_idle_sessions() override;
   EngineStats stats() const override;
+  EngineState state() const override { return state_; }
   std::span<const RealtimeGrant> realtime() const override { return realtime_; }
 
  private:
@@ -63,6 +68,7 @@ class LocalEngine final : public Engine {
     Counter batch_rows;
     std::array<Counter, EngineStats::kBatchSizeBuckets> batch_sizes;
     Counter failed_batches;
+    Counter recoveries;
     Counter steps;
     Counter windows;
     Counter late;
@@ -77,7 +83,9 @@ class LocalEngine final : public Engine {
 
   bool streams() const { return config_.kind == ModelKind::stream; }
   void reserve_streams(const ModelFile& file);
-  void reserve_windows(const ModelFile& file);
+  void reserve_windows();
+  /// The model and its pool of pages into the backend's memory.
+  void place_model(const ModelFile& file);
   /// Where the backend keeps calls, makes each once.
   void warm_up();
   /// What batches of several sizes take, within a budget.
@@ -118,6 +126,13 @@ class LocalEngine final : public Engine {
   /// The computation of the batch failed: every request in it is answered with an error, every
   /// session in it is lost.
   void fail_batch(const char* why);
+  /// The device failed: fails every session, then sets it up again or, where it does not come back,
+  /// the CPU.
+  void recover(const std::string& why);
+  void lose_streams(const Error& error);
+  /// What is in the way; empty: nothing is.
+  std::string set_up_again(const std::string& device);
+  void fail_everything(const Error& error);
   /// Takes out the front job and answers it with `error`; false: there is none.
   bool fail_front(Session& session, const Error& error);
   /// The sessions of the batch are free to be taken again, or closed.
@@ -133,9 +148,14 @@ class LocalEngine final : public Engine {
   const Clock& clock_;
   ModelInfo info_;
   int bins_per_step_ = 1;
-  std::unique_ptr<Ops> ops_;
+  std::atomic<EngineState> state_{EngineState::warming};
+  std::atomic<bool> fell_back_{false};  // from device_ to the CPU
+  std::string device_;                  // as make_backend names it
+  std::optional<ModelFile> kept_;       // on a GPU, to set it up again
+  std::unique_ptr<Ops> ops_;            // changes under the queue lock
   PageLayout layout_;
   Buffer pool_memory_;
+  std::size_t pool_bytes_ = 0;
   std::unique_ptr<StreamForward> stream_;
   std::unique_ptr<WindowForward> window_;
 

@@ -22,6 +22,9 @@ Result<SessionInfo> LocalEngine::open_session(const SessionOptions& options) {
                  fmt::format("step_rate_hz is {}, allowed are 0 to {:g}", options.step_rate_hz,
                              kMaxStepRateHz),
                  "step_rate_hz"};
+  if (state_ == EngineState::recovering)
+    return Error{ErrorCode::unavailable,
+                 fmt::format("{} failed and is being set up again", device_), ""};
   auto rows = match_units(config_, options);
   if (!rows) return rows.error();
   const auto session =
@@ -153,6 +156,7 @@ SessionSummary LocalEngine::finish_closing(Session& session) {
 }
 
 int LocalEngine::expire_idle_sessions() {
+  work_.notify_one();  // it may have to see that its device is lost
   if (!streams()) return 0;
   const auto timeout = static_cast<std::int64_t>(options_.idle_timeout_s * 1e9);
   const std::int64_t now = clock_.now();

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <memory>
 #include <numbers>
+#include <stdexcept>
 #include <span>
 
 #include "tensor/tensor.h"
@@ -16,6 +17,12 @@
 /// how many rows or items a call holds: on one backend, equal inputs give equal bits alone or in
 /// any batch.
 namespace cortex {
+
+/// A device failed; what lay in its memory must be taken for lost.
+class DeviceError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
 
 /// Memory of a backend: moves, frees itself.
 class Buffer {
@@ -87,6 +94,8 @@ class LinearWeight {
   virtual ~LinearWeight() = default;
   std::int64_t out() const { return out_; }
   std::int64_t in() const { return in_; }
+  /// Of the backend's memory, padding and scales included.
+  virtual std::size_t bytes() const = 0;
 
  private:
   std::int64_t out_;
@@ -264,6 +273,10 @@ class Ops {
   virtual ~Ops() = default;
   virtual const char* name() const = 0;
 
+  /// The device failed, in a call of this or of another backend's on it: no further call succeeds.
+  virtual bool lost() const { return false; }
+  /// Bytes in use of the whole device; -1: host memory.
+  virtual std::int64_t device_memory_used() const { return -1; }
   /// Uninitialised; std::bad_alloc when there is none.
   virtual Buffer allocate(std::size_t bytes) = 0;
   virtual void clear(const Buffer& buffer) = 0;  ///< to zero bytes

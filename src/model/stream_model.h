@@ -35,6 +35,9 @@ class StreamModel final : public StreamForward {
   /// Where the backend keeps calls: runs an empty batch of every size that it tells apart, so that
   /// from then on no forward is a first one.
   void warm_up() override;
+  /// Weights and projected tables as the backend holds them; activations and the pool of pages come
+  /// on top.
+  std::size_t resident_bytes() const;
 
   const ModelConfig& config() const { return config_; }
 

@@ -31,6 +31,9 @@ struct ModelFile {
   std::size_t bytes() const;
 };
 
+/// With tensors of its own.
+ModelFile clone(const ModelFile& file);
+
 /// "fp32", "bf16" or "int8": how a precision is named in answers and reports.
 const char* precision_name(DType dtype);
 

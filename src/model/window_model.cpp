@@ -393,4 +393,22 @@ std::vector<float> WindowModel::masked_spike_logits() {
   return logits;
 }
 
+std::size_t WindowModel::resident_bytes() const {
+  std::size_t bytes = 0;
+  const auto add = [&](const auto&... parts) { ((bytes += parts.bytes()), ...); };
+  add(neuron_table_, time_table_, value_table_, latents_, cross_query_, *cross_out_, *head_score_,
+      *head_value_, spike_bias_);
+  if (spike_head_) add(*spike_head_);
+  for (const Buffer& table : projected_) add(table);
+  const auto add_norm = [&](const Norm& norm) { add(norm.gain, norm.bias); };
+  add_norm(final_norm_);
+  add_norm(head_norm_);
+  for (const Block& b : blocks_) {
+    add_norm(b.norm_attn);
+    add_norm(b.norm_mlp);
+    add(*b.qkv, *b.out, *b.up, *b.down);
+  }
+  return bytes;
+}
+
 }  // namespace cortex

@@ -26,6 +26,8 @@ class WindowModel final : public WindowForward {
   /// Logits over value buckets of the published masked-spike head for the windows of the last
   /// forward, [windows, value_buckets]; empty where the model has no such head.
   std::vector<float> masked_spike_logits();
+  /// Weights and projected tables as the backend holds them; activations come on top.
+  std::size_t resident_bytes() const;
 
   const ModelConfig& config() const { return config_; }
 

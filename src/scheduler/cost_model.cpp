@@ -139,7 +139,7 @@ void CostModel::observe(const BatchCost& batch) {
   }
   keys_per_row_ += (keys / batch.rows - keys_per_row_) * kKeysMemory;
   const double in_rows = rows_ns(batch.rows), in_keys = key_ns_ * keys, whole = in_rows + in_keys;
-  const auto took = static_cast<double>(batch.took);
+  const auto took = static_cast<double>(std::max<TimeNs>(batch.took, 1));
   const double predicted = std::max(1.0, scale_ * whole);
   const double kept = std::max(0.0, 1 - predicted / kMemoryNs);
   took_ns_ = took_ns_ * kept + took;

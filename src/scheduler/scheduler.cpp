@@ -10,6 +10,8 @@ namespace {
 constexpr double kRateSlack = 0.9;
 // Periods by which a session may be ahead of its rate: steps that a network held up come at once.
 constexpr double kBurst = 2;
+// And no more periods than this are held against it.
+constexpr double kMostAhead = 8;
 // Periods after which a step whose deadline is lost is due: a session that is late gets half its
 // rate while others are in time, so that an overload is borne by few sessions and not by all.
 constexpr double kCatchUp = 2;
@@ -184,7 +186,8 @@ void Scheduler::push_step(const StepOffer& step, StepFlow& flow) {
     const auto period = static_cast<TimeNs>(1e9 / flow.rate_hz);
     // Empty steps before this one stand for the time that has passed without any.
     const TimeNs at = step.arrived - (step.forwards - 1) * period;
-    const TimeNs kept = std::max(at, flow.next_arrival);
+    const TimeNs kept =
+        std::clamp(flow.next_arrival, at, at + scaled(kMostAhead * step.forwards, period));
     flow.next_arrival = kept + scaled(kRateSlack * step.forwards, period);
     const TimeNs ahead = kept - at;
     work.interval = scaled(kCatchUp * step.forwards, period);

@@ -89,6 +89,15 @@ class Scheduler {
   void erase_step(std::uint64_t key) {
     steps_.erase_if([key](const Work& work) { return work.key == key; });
   }
+  /// Takes out every ready step, and what begun windows still needed.
+  template <class Each>
+  void drain_steps(Each each) {
+    steps_.erase_if([&](const Work& work) {
+      window_forwards_ -= work.window ? work.forwards : 0;
+      each(work);
+      return true;
+    });
+  }
   /// Takes out waiting windows; how many.
   template <class Gone>
   int erase_windows(Gone gone) {

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <deque>
 
+#include "core/random.h"
+
 namespace cortex {
 namespace {
 
@@ -12,14 +14,12 @@ constexpr int kRepeats = 3;  // of a measurement in a warm-up
 /// Draws what batches take.
 class Device {
  public:
-  Device(const SimulatedCost& cost, std::uint64_t seed) : cost_(cost), random_(seed) {}
+  Device(const SimulatedCost& cost, std::uint64_t seed) : cost_(cost), random_(seed, {}) {}
 
   TimeNs run(int rows, std::int64_t keys) {
     double us = cost_.mean_us(rows, static_cast<double>(keys));
-    if (cost_.jitter > 0)
-      us *= std::exp(cost_.jitter * random_.normal() - cost_.jitter * cost_.jitter / 2);
-    if (cost_.stall_hz > 0 && random_.exponential(1 / cost_.stall_hz) < us * 1e-6)
-      us += cost_.stall_us;
+    if (cost_.jitter > 0) us *= random_.lognormal(-cost_.jitter * cost_.jitter / 2, cost_.jitter);
+    if (cost_.stall_hz > 0 && random_.exponential(cost_.stall_hz) < us * 1e-6) us += cost_.stall_us;
     return std::max<TimeNs>(1, std::llround(us * 1e3));
   }
 

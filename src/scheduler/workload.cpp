@@ -2,7 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numbers>
+
+#include "core/random.h"
 
 namespace cortex {
 namespace {
@@ -18,24 +19,33 @@ constexpr double kManyEvents = 64;
 
 TimeNs to_ns(double seconds) { return static_cast<TimeNs>(seconds * 1e9); }
 
+std::int32_t poisson(Random& random, double mean) {
+  if (mean > kManyEvents)
+    return static_cast<std::int32_t>(
+        std::max(0L, std::lround(mean + std::sqrt(mean) * random.normal())));
+  std::int32_t count = 0;
+  for (double left = mean - random.exponential(1); left > 0; left -= random.exponential(1)) ++count;
+  return count;
+}
+
 class Maker {
  public:
   explicit Maker(const WorkloadOptions& options)
-      : options_(options), end_(options.ramp + options.seconds), random_(options.seed) {}
+      : options_(options), end_(options.ramp + options.seconds), random_(options.seed, {}) {}
 
   Workload windows(double rate_hz) {
     Workload load;
     const bool bursty = options_.load == Load::bursty;
     bool burst = false;
-    double phase_end = bursty ? random_.exponential(kCalmSeconds) : end_;
+    double phase_end = bursty ? random_.exponential(1 / kCalmSeconds) : end_;
     for (double at = 0; at < end_;) {
       const double factor = !bursty ? 1 : burst ? kBurstRate : kCalmRate;
-      const double next = at + random_.exponential(1 / (rate_hz * factor));
+      const double next = at + random_.exponential(rate_hz * factor);
       if (bursty && next > phase_end) {
         // Exponential gaps have no memory: the next one starts with the phase.
         at = phase_end;
         burst = !burst;
-        phase_end += random_.exponential(burst ? kBurstSeconds : kCalmSeconds);
+        phase_end += random_.exponential(1 / (burst ? kBurstSeconds : kCalmSeconds));
         continue;
       }
       at = next;
@@ -64,7 +74,7 @@ class Maker {
     if (session < 0) deadline *= 1 + options_.deadline_spread * (2 * random_.uniform() - 1);
     return {.arrived = arrived,
             .deadline = arrived + to_ns(deadline),
-            .keys = random_.poisson(options_.keys),
+            .keys = poisson(random_, options_.keys),
             .session = session};
   }
 
@@ -74,30 +84,6 @@ class Maker {
 };
 
 }  // namespace
-
-double Random::uniform() {
-  state_ += 0x9E3779B97F4A7C15U;
-  std::uint64_t z = state_;
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9U;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EBU;
-  z ^= z >> 31;
-  return (static_cast<double>(z >> 11) + 0.5) * 0x1p-53;
-}
-
-double Random::exponential(double mean) { return -mean * std::log(uniform()); }
-
-double Random::normal() {
-  const double radius = std::sqrt(-2 * std::log(uniform()));
-  return radius * std::cos(2 * std::numbers::pi * uniform());
-}
-
-std::int32_t Random::poisson(double mean) {
-  if (mean > kManyEvents)
-    return static_cast<std::int32_t>(std::max(0L, std::lround(mean + std::sqrt(mean) * normal())));
-  std::int32_t count = 0;
-  for (double left = mean - exponential(1); left > 0; left -= exponential(1)) ++count;
-  return count;
-}
 
 double simulated_capacity_hz(const SimulatedCost& cost, double keys, int max_batch) {
   double best = 0;

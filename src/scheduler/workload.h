@@ -67,17 +67,4 @@ double simulated_capacity_hz(const SimulatedCost& cost, double keys, int max_bat
 /// The same for the same options, on any machine.
 Workload make_workload(const WorkloadOptions& options);
 
-/// splitmix64 and what is made of it: the library's distributions differ between machines.
-class Random {
- public:
-  explicit Random(std::uint64_t seed) : state_(seed) {}
-  double uniform();  ///< (0, 1)
-  double exponential(double mean);
-  double normal();
-  std::int32_t poisson(double mean);
-
- private:
-  std::uint64_t state_;
-};
-
 }  // namespace cortex

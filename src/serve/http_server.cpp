@@ -142,8 +142,8 @@ class ServerImpl final : public Server {
   }
 
   void load_models() {
-    for (const ModelSource& source : state_.options.models) state_.models.declare(source);
-    for (const ModelSource& source : state_.options.models)
+    for (const NamedModel& source : state_.options.models) state_.models.declare(source);
+    for (const NamedModel& source : state_.options.models)
       state_.models.load(source.name, [this, source](const Result<ModelRef>& loaded) {
         if (!state_.options.on_loaded) return;
         state_.options.on_loaded(
@@ -278,7 +278,7 @@ Result<Prepared> prepare(const ServerOptions& options) {
   }
   if (!options.unix_path.empty())
     if (auto claimed = claim_unix_path(options.unix_path); !claimed) return claimed.error();
-  for (const ModelSource& source : options.models)
+  for (const NamedModel& source : options.models)
     if (!is_model_name(source.name))
       return wrong(fmt::format("'{}' cannot be a model's name: letters, digits, '.', '_' and '-', "
                                "not beginning with a dot",

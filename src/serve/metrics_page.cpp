@@ -87,6 +87,13 @@ void write_models(PrometheusText& page, const std::vector<Sample>& samples) {
   counter(m::kCancelled, &EngineStats::cancelled);
   counter(m::kNotFinite, &EngineStats::not_finite);
   counter(m::kFailedBatches, &EngineStats::failed_batches);
+  counter(m::kRecoveries, &EngineStats::recoveries);
+  for (const Sample& s : samples)
+    page.gauge(m::kFellBack.name, m::kFellBack.help, s.stats.fell_back ? 1 : 0, s.labels);
+  for (const Sample& s : samples)
+    if (s.stats.device_memory_used_bytes >= 0)
+      page.gauge(m::kGpuMemory.name, m::kGpuMemory.help,
+                 static_cast<double>(s.stats.device_memory_used_bytes), s.labels);
   for (const Sample& s : samples)
     page.histogram(m::kBatchSize.name, m::kBatchSize.help, s.stats.batch_sizes,
                    static_cast<double>(s.stats.batch_rows), s.labels);

@@ -36,7 +36,7 @@ bool is_model_name(std::string_view name) {
 struct ModelRegistry::Job final : Mailbox::Item {
   ModelRegistry* registry = nullptr;
   bool is_load = true;
-  ModelSource source;
+  NamedModel source;
   Done done;
   std::optional<Result<std::unique_ptr<Engine>>> outcome;
 
@@ -67,7 +67,7 @@ const ModelRegistry::Entry* ModelRegistry::entry(std::string_view name) const {
   return const_cast<ModelRegistry*>(this)->find_entry(name);
 }
 
-void ModelRegistry::declare(const ModelSource& source) {
+void ModelRegistry::declare(const NamedModel& source) {
   if (find_entry(source.name) == nullptr) entries_.push_back({.source = source});
 }
 

@@ -34,7 +34,7 @@ class ModelRegistry {
  public:
   enum class Status { loading, ready, unavailable };
   struct Entry {
-    ModelSource source;
+    NamedModel source;
     Status status = Status::unavailable;
     std::string reason = {};  ///< why the last load failed; empty: it did not
     std::int64_t loads = 0;
@@ -50,7 +50,7 @@ class ModelRegistry {
 
   /// Loads `name` from where it was declared, or from the repository. What is served under the name
   /// goes on until the new one is warm, and stays if the load fails.
-  void declare(const ModelSource& source);
+  void declare(const NamedModel& source);
   void load(const std::string& name, Done done);
   /// New requests are refused; what has begun is finished.
   void unload(const std::string& name, Done done);

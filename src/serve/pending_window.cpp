@@ -64,6 +64,7 @@ Withdraw submit_window(ServeState& state, const ModelRef& model, std::string_vie
       state, model, endpoint, arrived_ns, window.deadline_ns, std::move(trace), std::move(done));
   if (const auto submitted = model->engine->submit(window, *pending); !submitted) {
     Error error = submitted.error();
+    if (error.code == ErrorCode::too_large) error.message += " (--max-events)";
     if (error.code == ErrorCode::resource_exhausted)
       error.message +=
           error.field == "tenant" ? " (--max-tenant-windows)" : " (--max-queued-windows)";

@@ -19,17 +19,17 @@
 ///
 ///     ServerOptions options;
 ///     options.models = {{"arm", "arm.safetensors"}, {"hand", "hand.safetensors"}};
-///     options.make_engine = [](const ModelSource& m) {
+///     options.make_engine = [](const NamedModel& m) {
 ///       return cortex::Engine::create({.model_path = m.path});
 ///     };
 namespace cortex {
 
-struct ModelSource {
+struct NamedModel {
   std::string name;  ///< letters, digits, '.', '_' and '-'
   std::string path;
 };
 
-using EngineFactory = std::function<Result<std::unique_ptr<Engine>>(const ModelSource& source)>;
+using EngineFactory = std::function<Result<std::unique_ptr<Engine>>(const NamedModel& source)>;
 
 struct ServerOptions {
   std::string host = "127.0.0.1";  ///< an address or "localhost"
@@ -59,11 +59,11 @@ struct ServerOptions {
   double trace_ratio = 0.01;       ///< of requests without a traceparent that are traced
   bool log_requests = false;       ///< a line for every HTTP request and session
 
-  std::vector<ModelSource> models = {};  ///< loaded by run(), in this order; the first is default
+  std::vector<NamedModel> models = {};  ///< loaded by run(), in this order; the first is default
   std::string repository = {};  ///< a folder: NAME.safetensors in it may be loaded under NAME
   EngineFactory make_engine = {};
   /// Network thread: a model has been loaded, or could not be.
-  std::function<void(const ModelSource& source, const Result<Engine*>& outcome)> on_loaded = {};
+  std::function<void(const NamedModel& source, const Result<Engine*>& outcome)> on_loaded = {};
 };
 
 class Server {

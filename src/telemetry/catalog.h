@@ -56,10 +56,12 @@ inline constexpr Metric kCapacity{"cortex_capacity_hz",
 inline constexpr Metric kReserved{"cortex_reserved_hz",
                                   "Steps a second that open sessions have declared."};
 inline constexpr Metric kGpuMemory{"cortex_gpu_memory_used_bytes",
-                                   "Memory in use on the engine's GPU; absent on a CPU."};
-inline constexpr Metric kGpuUtilization{
-    "cortex_gpu_utilization_percent",
-    "Share of time in which the engine's GPU was computing; absent on a CPU."};
+                                   "Memory in use on the engine's GPU, by anyone; absent on a "
+                                   "CPU."};
+inline constexpr Metric kRecoveries{
+    "cortex_recoveries_total", "Times that the device was set up again after it had failed."};
+inline constexpr Metric kFellBack{
+    "cortex_fell_back", "1 where the device did not come back and the CPU computes in its place."};
 inline constexpr Metric kSequences{"cortex_sequences",
                                    "Open sequences of the Open Inference Protocol."};
 inline constexpr Metric kTracesDropped{"cortex_traces_dropped_total",

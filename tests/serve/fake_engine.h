@@ -70,7 +70,8 @@ class FakeEngine final : public Engine {
   Result<SessionInfo> open_session(const SessionOptions& options) override {
     const std::lock_guard lock(mutex_);
     if (static_cast<int>(sessions_.size()) >= options_.max_sessions)
-      return Error{ErrorCode::resource_exhausted, "no cache pages are left for a session", ""};
+      return Error{ErrorCode::resource_exhausted, "no cache pages are left for a session",
+                   "sessions"};
     for (const std::string& id : options.unit_ids)
       if (std::find(model_.unit_ids.begin(), model_.unit_ids.end(), id) == model_.unit_ids.end())
         return Error{ErrorCode::invalid_argument, "the model has no unit " + id, "units"};

@@ -3,8 +3,11 @@
 #include <nvtx3/nvToolsExt.h>
 
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <cstring>
 #include <map>
+#include <mutex>
 #include <new>
 #include <optional>
 #include <tuple>
@@ -25,14 +28,76 @@ constexpr std::int64_t kLeastEvents = 64;
 
 std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
 
+/// Who uses a device, and whether it failed since it was last reset.
+struct DeviceUse {
+  std::mutex mutex;
+  int users = 0;
+  std::atomic<bool> lost{false};
+};
+constexpr int kMostDevices = 64;
+DeviceUse& use_of(int device) {
+  static std::array<DeviceUse, kMostDevices> uses;
+  return uses[static_cast<std::size_t>(device)];
+}
+
+/// From construction on the device is in use. One that failed is reset first, which takes the
+/// memory of everybody who used it: they must be gone.
+class DeviceLease {
+ public:
+  explicit DeviceLease(int device) : use_(use_of(device)) {
+    const std::lock_guard lock(use_.mutex);
+    if (use_.lost) {
+      if (use_.users > 0)
+        throw DeviceError("it failed, and " + std::to_string(use_.users) +
+                          " others have yet to let go of it");
+      check(cudaSetDevice(device), "cudaSetDevice");
+      (void)cudaDeviceReset();
+      (void)cudaGetLastError();
+      use_.lost = false;
+    }
+    ++use_.users;
+  }
+  ~DeviceLease() {
+    const std::lock_guard lock(use_.mutex);
+    --use_.users;
+  }
+  DeviceLease(const DeviceLease&) = delete;
+  DeviceLease& operator=(const DeviceLease&) = delete;
+  bool lost() const { return use_.lost; }
+
+ private:
+  DeviceUse& use_;
+};
+
+/// Whether the context is of no use after this error.
+bool is_final(cudaError_t status) {
+  switch (status) {
+    case cudaErrorIllegalAddress:
+    case cudaErrorLaunchFailure:
+    case cudaErrorLaunchTimeout:
+    case cudaErrorHardwareStackError:
+    case cudaErrorIllegalInstruction:
+    case cudaErrorMisalignedAddress:
+    case cudaErrorInvalidAddressSpace:
+    case cudaErrorInvalidPc:
+    case cudaErrorAssert:
+    case cudaErrorECCUncorrectable:
+    case cudaErrorUnknown:
+      return true;
+    default:
+      return false;
+  }
+}
+
 class CudaOps final : public Ops {
  public:
-  CudaOps(int device, const CudaOptions& options) : device_(device), options_(options) {
+  CudaOps(int device, const CudaOptions& options)
+      : device_(device), lease_(device), options_(options) {
     check(cudaSetDevice(device), "cudaSetDevice");
     cudaDeviceProp properties = {};
     check(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties");
     name_ = properties.name;
-    linears_.emplace(device, options.fp8);
+    linears_.emplace(!options.portable && gemm_sm90_supported(device), options.fp8);
     if (options.fp8 && !linears_->hopper())
       throw DeviceError(std::string("8-bit floats need a Hopper GPU; this is ") + name_);
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
@@ -45,6 +110,13 @@ class CudaOps final : public Ops {
   CudaOps& operator=(const CudaOps&) = delete;
 
   const char* name() const override { return name_.c_str(); }
+  bool lost() const override { return lease_.lost(); }
+  std::int64_t device_memory_used() const override {
+    std::size_t free = 0, total = 0;
+    if (cudaSetDevice(device_) != cudaSuccess || cudaMemGetInfo(&free, &total) != cudaSuccess)
+      return -1;
+    return static_cast<std::int64_t>(total - free);
+  }
 
   Buffer allocate(std::size_t bytes) override {
     use_device();
@@ -217,7 +289,7 @@ class CudaOps final : public Ops {
   }
   void phases(const PhaseArgs& args) override { cuda::phases(args, stream_); }
   void paged_attention(const PagedAttentionArgs& args) override {
-    cuda::paged_attention(args, stream_);
+    cuda::paged_attention(args, linears_->hopper(), stream_);
     forget(args.out.data);
   }
 
@@ -251,6 +323,7 @@ class CudaOps final : public Ops {
   }
 
   int device_;
+  DeviceLease lease_;
   CudaOptions options_;
   std::string name_;
   std::optional<Linears> linears_;
@@ -277,6 +350,8 @@ void check(cudaError_t status, const char* call) {
   if (status == cudaSuccess) return;
   (void)cudaGetLastError();
   if (status == cudaErrorMemoryAllocation) throw std::bad_alloc();
+  int device = 0;
+  if (is_final(status) && cudaGetDevice(&device) == cudaSuccess) use_of(device).lost = true;
   throw DeviceError(std::string(call) + ": " + cudaGetErrorName(status) + ", " +
                     cudaGetErrorString(status));
 }

@@ -16,6 +16,7 @@ class DeviceLinear final : public LinearWeight {
   /// keep an order bf16.
   DeviceLinear(const LinearTensor& linear, bool fp8);
 
+  std::size_t bytes() const override { return data_.bytes() + scale_.bytes(); }
   LinearForm form() const { return form_; }
   const void* data() const { return data_.as<void>(); }
   std::int64_t stride() const { return stride_; }  ///< elements

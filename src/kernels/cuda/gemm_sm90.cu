@@ -70,19 +70,15 @@ struct Launch {
   dim3 grid;
   int threads, shared, cluster_x, cluster_z;
   bool pdl;
-  int device;
   cudaStream_t stream;
 };
 
 template <auto Kernel>
 cudaError_t launch(const Launch& how) {
-  static std::atomic<bool> ready[kMaxDevices];
-  if (how.device >= kMaxDevices || !ready[how.device].load(std::memory_order_acquire)) {
-    const cudaError_t error =
-        cudaFuncSetAttribute(Kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedLimit);
-    if (error != cudaSuccess) return error;
-    if (how.device < kMaxDevices) ready[how.device].store(true, std::memory_order_release);
-  }
+  // Anew every time: a device that was reset has forgotten it.
+  const cudaError_t error =
+      cudaFuncSetAttribute(Kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedLimit);
+  if (error != cudaSuccess) return error;
   cudaLaunchAttribute attributes[2];
   unsigned count = 0;
   if (how.cluster_x * how.cluster_z > 1) {
@@ -187,8 +183,14 @@ struct Choice {
   int config, split;
 };
 
-// By timings on an H200 of the layers of the models, D = 256, 512 and 768.
+// A window's by the table. Else by timings on an H200 of the layers of the models, D = 256, 512,
+// 768: no file changes what a stream computes.
 Choice choose(const GemmSm90Args& args, GemmEpilogue epilogue, int k_tiles, int processors) {
+  if (!args.chains) {
+    const GemmTableEntry* const timed =
+        gemm_table().find(args.type, epilogue, args.m, args.n, args.k);
+    if (timed) return {timed->config, timed->split};
+  }
   const int rows64 = ceil_div(args.m, 64);
   const int columns128 = ceil_div(args.n, 128);
   const bool one_wave = rows64 * columns128 <= processors;
@@ -240,7 +242,7 @@ cudaError_t gemm_sm90(const GemmSm90Args& args, GemmEpilogue epilogue, cudaStrea
 
   Launch how{};
   how.pdl = args.pdl;
-  how.device = device;
+
   how.stream = stream;
   how.cluster_x = twin ? 2 : 1;
   how.cluster_z = choice.split;

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/gemm_table.h"
+
 /// Matrix products of Hopper (sm_90a) with the epilogues of a transformer block.
 ///
 ///     x[m, n] = factor[m] * sum_k A[m, k] * W[n, k]          (accumulated in f32; s32 for int8)
@@ -18,16 +20,6 @@
 ///
 /// Same arguments, same shape: same bits. There are no atomics; every element has one writer.
 namespace cortex::cuda {
-
-enum class GemmEpilogue {
-  kStore,      ///< out = bf16(x)
-  kGelu,       ///< out = bf16(gelu(x)), the erf form, erf within 1e-5
-  kAdd,        ///< z += x; narrow = bf16(z); square_out = sums of squares of the new z
-  kAddNarrow,  ///< the same of a z that is bf16 itself: narrow += x
-  kGeluE4m3,   ///< narrow8 = e4m3(narrow8_scale * gelu(x))
-};
-
-enum class GemmType { kBf16, kE4m3, kInt8 };
 
 struct GemmSm90Args {
   GemmType type = GemmType::kBf16;  ///< of both A and W
@@ -72,18 +64,6 @@ struct GemmSm90Args {
   int config = -1;  ///< a tiling of `GemmSm90Config`, or -1: chosen by shape
   int stages = 0;   ///< slices of K in flight, at most 8; kSmall alone. 0: chosen
   int split = 0;    ///< parts of K, 1, 2, 4 or 8 blocks of a cluster; kSmall alone. 0: chosen
-};
-
-/// The tilings, for tuning runs. Rows x columns of an output tile.
-enum GemmSm90Config {
-  kPair128x128 = 0,      ///< persistent, two warpgroups take turns: one multiplies, one stores
-  kPair128x128Twin = 1,  ///< as above, clusters of two blocks fetch W once for both
-  kPair64x128 = 2,
-  kPair64x128Twin = 3,
-  kSmall64x64 = 4,  ///< one tile a block; K split over the blocks of a cluster
-  kSmall128x128 = 5,
-  kPair64x128Chain = 6,
-  kGemmSm90Configs = 7,
 };
 
 /// Queues the product on `stream`. No allocation and no synchronisation: safe under graph capture.

@@ -356,7 +356,7 @@ __device__ __forceinline__ float row_factor(const KernelArgs& args, const RowPar
 __device__ __forceinline__ float row_power(float sum, float columns) {
   const int exponent = (__float_as_int(sum / columns) >> 23) - 127;
   const int half = max(-40, min(40, exponent >> 1));
-  return __int_as_float((128 - half) << 23);
+  return __int_as_float((124 - half) << 23);
 }
 __device__ __forceinline__ float row_power(const KernelArgs& args, const RowParts& parts) {
   float sum = 0;

@@ -64,6 +64,8 @@ void additive_bag(const StreamTables& tables, const StreamEvents& events, const 
                   cudaStream_t stream);
 void stream_cross_attention(const StreamTables& tables, const StreamEvents& events,
                             const MatrixView& out, cudaStream_t stream);
-void paged_attention(const PagedAttentionArgs& args, cudaStream_t stream);
+/// hopper: on kernels of sm_90.
+void paged_attention(const PagedAttentionArgs& args, bool hopper, cudaStream_t stream);
+void paged_attention_sm90(const PagedAttentionArgs& args, cudaStream_t stream);
 
 }  // namespace cortex::cuda

@@ -434,8 +434,7 @@ template <class T, int kM, int kN, int kWarpM, int kWarpN>
 void launch_tiles(const LinearArgs& a, cudaStream_t stream) {
   constexpr std::size_t kShared = std::size_t{4} * (kM + kN) * 8 * sizeof(uint4);
   auto* const kernel = tile_linear<T, kM, kN, kWarpM, kWarpN>;
-  static const bool allowed = (allow_shared(kernel, kShared), true);
-  (void)allowed;
+  allow_shared(kernel, kShared);
   launch(kernel, dim3(blocks_of(a.m, kM), blocks_of(a.n, kN)), kM / kWarpM * (kN / kWarpN) * kWarp,
          kShared, stream, a);
 }
@@ -450,8 +449,7 @@ void launch_mma(const LinearArgs& a, cudaStream_t stream) {
     const std::size_t bytes = static_cast<std::size_t>(kColumns + std::min(a.m, kSkinnyRows)) *
                                   (row_bytes + kSkinnyPad * sizeof(uint4)) +
                               chains * kSkinnyRows * kColumns * sizeof(float);
-    static const bool allowed = (allow_shared(skinny_linear<T>, kMostShared), true);
-    (void)allowed;
+    allow_shared(skinny_linear<T>, kMostShared);
     launch(skinny_linear<T>, dim3(blocks_of(a.n, kColumns), blocks_of(a.m, kSkinnyRows)),
            kSkinnyThreads, bytes, stream, a);
     return;

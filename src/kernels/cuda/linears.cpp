@@ -16,7 +16,7 @@ constexpr std::int64_t kMostSkinnyRows = 32;
 
 }  // namespace
 
-Linears::Linears(int device, bool fp8) : hopper_(gemm_sm90_supported(device)), fp8_(fp8) {}
+Linears::Linears(bool hopper, bool fp8) : hopper_(hopper), fp8_(fp8) {}
 
 DType Linears::residual_dtype(DType weights, std::int64_t dim) const {
   return hopper_ && (fp8_ || weights != DType::f32) && dim % kLinearBytes == 0 ? DType::bf16

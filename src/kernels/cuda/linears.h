@@ -12,7 +12,8 @@ namespace cortex::cuda {
 /// Used by one thread; every buffer is of its full size after reserve().
 class Linears {
  public:
-  Linears(int device, bool fp8);
+  /// hopper: on kernels of sm_90a too.
+  Linears(bool hopper, bool fp8);
 
   bool hopper() const { return hopper_; }
   /// bf16 where a window's residual stream may be, else float32.

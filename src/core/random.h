@@ -6,7 +6,7 @@
 namespace cortex {
 
 /// SplitMix64 with its own samplers: the standard library's distributions differ between versions,
-/// and a seed should mean the same recording everywhere. A generator is named by a seed and a path
+/// and a seed should mean the same everywhere. A generator is named by a seed and a path
 /// of numbers, so that the draws of one unit or trial never shift those of another.
 class Random {
  public:

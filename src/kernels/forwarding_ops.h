@@ -13,6 +13,8 @@ class ForwardingOps : public Ops {
   explicit ForwardingOps(Ops& base) : base_(base) {}
 
   const char* name() const override { return base_.name(); }
+  bool lost() const override { return base_.lost(); }
+  std::int64_t device_memory_used() const override { return base_.device_memory_used(); }
   Buffer allocate(std::size_t bytes) override { return base_.allocate(bytes); }
   void clear(const Buffer& buffer) override { base_.clear(buffer); }
   void upload(const Buffer& to, const void* host, std::size_t bytes) override {
