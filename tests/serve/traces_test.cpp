@@ -10,7 +10,9 @@
 #include <vector>
 
 #include "serve/otlp_exporter.h"
+#include "serve/batch_watch.h"
 #include "serve/otlp_json.h"
+#include "serve/request_trace.h"
 #include "serve/test_server.h"
 
 namespace cortex::testing {
