@@ -162,7 +162,7 @@ TEST_P(LiveSessionTest, SilencesAndSeveralDeathsKeepTheStreamExact) {
   Rig rig(server->url(), GetParam());
   Outputs expected = uninterrupted(steps);
   for (const std::int64_t n : steps) {
-    if (n == 90 || n == 131 || n == 200) {
+    if (n == 85 || n == 131 || n == 200) {
       server->kill();
       if (n == 131) {
         EXPECT_TRUE(rig.step(n).is_lost());
