@@ -124,7 +124,7 @@ void add_tune(CLI::App& app) {
   command->footer(
       "Times are of a call within a CUDA graph of 20, each with weights of its own: the linears "
       "of\n"
-      "cortex-xs, -s and -m for 1 to 32 windows. Streams keep one tiling, whatever a table says.\n"
+      "cortex-xs, -s and -m for 1 to 32 windows. No table touches a stream.\n"
       "cuBLASLt is loaded from where the dynamic linker finds it (libcublasLt.so.13 or .12): its\n"
       "product alone, and with a pass over memory for what our epilogue does beside it.\n"
       "Example:\n  cortex tune --device cuda:0 --out h200.json");

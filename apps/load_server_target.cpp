@@ -139,9 +139,10 @@ class ServerTarget final : public LoadTarget {
                                           [this] { return connect(); });
     const auto codec =
         make_codec(options_.wire == Wire::binary ? FrameFormat::binary : FrameFormat::json);
-    ClientConnection connection = ClientConnection::connect_websocket(options_.url, codec->path(),
-                                                                      options_.api_key, patience())
-                                      .value_or_throw();
+    ClientConnection connection =
+        ClientConnection::connect_websocket(options_.url, codec->path(), client_options(options_),
+                                            patience())
+            .value_or_throw();
     if (!options_.windows) {
       OpenOptions open;
       open.deadline_ms = options_.deadline();
