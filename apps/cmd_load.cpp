@@ -92,7 +92,7 @@ void load(LoadFlags flags) {
     throw Exception{{ErrorCode::internal,
                      fmt::format("wrong answers: a window is off by {:.2g}", report.check->worst),
                      ""}};
-  if (report.tally.answered == 0)
+  if (report.tally.answered + report.tally.withheld == 0)
     throw Exception{{ErrorCode::unavailable, "nothing was answered", ""}};
 }
 
