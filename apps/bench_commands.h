@@ -9,7 +9,9 @@
 namespace cortex {
 
 void add_bench_ceilings(CLI::App& bench);
+void add_bench_weights(CLI::App& bench);
 void add_bench_decode(CLI::App& bench);
+void add_bench_scheduler(CLI::App& bench);
 
 /// "Intel(R) Xeon(R) Processor", as the kernel says it.
 std::string cpu_model();

@@ -66,6 +66,7 @@ class WindowDecoder final : public BenchDecoder {
     return window_flops(config_, options_.batch, options_.events);
   }
   ForwardBytes bytes() const override { return bytes_; }
+  std::size_t resident_bytes() const override { return model_.resident_bytes(); }
 
  private:
   ModelConfig config_;
@@ -122,6 +123,7 @@ class StreamDecoder final : public BenchDecoder {
     return stream_flops(config_, options_.batch, options_.events);
   }
   ForwardBytes bytes() const override { return bytes_; }
+  std::size_t resident_bytes() const override { return model_.resident_bytes(); }
 
  private:
   void append(const StreamState& stream, std::int32_t index, std::int64_t end_bin) {

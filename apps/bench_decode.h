@@ -25,6 +25,8 @@ class BenchDecoder {
   virtual std::span<const float> forward() = 0;
   virtual ForwardFlops flops() const = 0;
   virtual ForwardBytes bytes() const = 0;
+  /// Weights and projected tables in the backend's memory.
+  virtual std::size_t resident_bytes() const = 0;
 };
 
 struct DecoderOptions {

@@ -25,14 +25,18 @@ void write_machine(JsonWriter& w) {
 }
 
 void add_bench(CLI::App& app) {
-  CLI::App* bench = app.add_subcommand("bench", "Time decoders and measure the machine.");
+  CLI::App* bench =
+      app.add_subcommand("bench", "Time decoders, measure the machine, simulate load.");
   bench->require_subcommand(1);
   bench->footer(
       "Example:\n"
       "  cortex bench decode --preset stream-s --precision int8 --threads 2\n"
-      "  cortex bench ceilings --json");
+      "  cortex bench ceilings --json\n"
+      "  cortex bench scheduler --load sessions --utilisation 1.2");
   add_bench_decode(*bench);
   add_bench_ceilings(*bench);
+  add_bench_weights(*bench);
+  add_bench_scheduler(*bench);
 }
 
 }  // namespace cortex

@@ -30,15 +30,18 @@ struct DecodeFlags {
   double seconds = 2;
   double evict_mb = 0;
   std::uint64_t seed = 1;
+  bool nvtx = false;
   bool json = false;
 };
 
 struct DecodeReport {
   const ModelFile& file;
   std::string backend;
+  std::string precision;
   std::int64_t events;
   ForwardFlops flops;
   ForwardBytes bytes;
+  std::size_t resident_bytes;
   Ceilings ceilings;
   Floor floor;
   Timing timing;
@@ -54,7 +57,7 @@ std::string as_json(const DecodeFlags& flags, const DecodeReport& r) {
   write_machine(w);
   w.key("model").value(c.preset).key("weights").value(flags.model.empty() ? "random" : flags.model);
   w.key("kind").value(to_string(c.kind)).key("backend").value(r.backend);
-  w.key("precision").value(precision_name(r.file.precision()));
+  w.key("precision").value(r.precision);
   w.key("batch").value(flags.batch).key("events").value(r.events);
   w.key("threads").value(flags.threads).key("evict_mb").value(flags.evict_mb);
   w.key("seed").value(flags.seed).key("iterations").value(r.timing.iterations);
@@ -63,6 +66,7 @@ std::string as_json(const DecodeFlags& flags, const DecodeReport& r) {
   w.key("max_us").value(r.timing.max_us);
   w.key("gflop").value(r.flops.total() * 1e-9).key("gflops").value(r.gflops());
   w.key("weight_bytes").value(r.bytes.weights).key("cache_bytes").value(r.bytes.cache);
+  w.key("resident_weight_bytes").value(std::uint64_t{r.resident_bytes});
   if (flags.device != "cpu") {
     w.end_object();
     return w.text();
@@ -77,14 +81,16 @@ std::string as_json(const DecodeFlags& flags, const DecodeReport& r) {
 
 void print_for_a_person(const DecodeFlags& flags, const DecodeReport& r) {
   const bool stream = r.file.config.kind == ModelKind::stream;
-  fmt::print("{} {} on {}, {} threads: {} {} of {} events\n", r.file.config.preset,
-             precision_name(r.file.precision()), r.backend, flags.threads, flags.batch,
-             stream ? "streams, a step" : "windows", r.events);
+  fmt::print("{} {} on {}, {} threads: {} {} of {} events\n", r.file.config.preset, r.precision,
+             r.backend, flags.threads, flags.batch, stream ? "streams, a step" : "windows",
+             r.events);
   fmt::print("  p50 {:.1f} us, p99 {:.1f}, mean {:.1f}, min {:.1f}; {} iterations\n",
              r.timing.p50_us, r.timing.p99_us, r.timing.mean_us, r.timing.min_us,
              r.timing.iterations);
-  fmt::print("  {:.3g} GFLOP, {:.1f} GFLOP/s; {:.2f} MB of weights, {:.2f} MB of K and V\n",
+  fmt::print("  {:.3g} GFLOP, {:.1f} GFLOP/s; reads {:.2f} MB of weights, {:.2f} MB of K and V\n",
              r.flops.total() * 1e-9, r.gflops(), r.bytes.weights * 1e-6, r.bytes.cache * 1e-6);
+  fmt::print("  {:.2f} MB of weights and tables are resident\n",
+             static_cast<double>(r.resident_bytes) * 1e-6);
   if (flags.device != "cpu") return;  // whose ceilings are not known
   fmt::print("  floor {:.1f} us (arithmetic {:.1f}, memory {:.1f} from {}): at {:.0f}% of it\n",
              r.floor.us(), r.floor.arithmetic_us, r.floor.memory_us, r.floor.level,
@@ -94,8 +100,8 @@ void print_for_a_person(const DecodeFlags& flags, const DecodeReport& r) {
 ModelFile load(const DecodeFlags& flags) {
   if (!flags.model.empty()) return load_model(flags.model).value_or_throw();
   const auto units = std::max<std::int64_t>(kUnits, flags.events.value_or(0));
-  return random_preset(flags.preset, precision_of(flags.precision), static_cast<int>(units),
-                       flags.seed);
+  const std::string wide = flags.precision == "fp8" ? "fp32" : flags.precision;
+  return random_preset(flags.preset, precision_of(wide), static_cast<int>(units), flags.seed);
 }
 
 void run_decode(const DecodeFlags& flags) {
@@ -104,8 +110,11 @@ void run_decode(const DecodeFlags& flags) {
   const ModelFile file = load(flags);
   const std::int64_t events =
       flags.events.value_or(file.config.kind == ModelKind::stream ? kStepEvents : kWindowEvents);
-  const Backend backend =
-      make_backend(flags.device, {.threads = flags.threads, .isa = flags.isa}).value_or_throw();
+  const Backend backend = make_backend(flags.device, {.threads = flags.threads, .isa = flags.isa},
+                                       {.fp8 = flags.precision == "fp8", .sections = flags.nvtx})
+                              .value_or_throw();
+  if (flags.precision == "fp8" && file.config.kind == ModelKind::stream)
+    throw CLI::ValidationError("--precision", "fp8 is for window models: a stream keeps its bits");
   const auto decoder = make_bench_decoder(
       file, *backend.ops, {.batch = flags.batch, .events = events, .seed = flags.seed});
   const Ceilings ceilings =
@@ -113,11 +122,15 @@ void run_decode(const DecodeFlags& flags) {
   const Timing timing = time_decoder(*decoder, flags.seconds, flags.evict_mb, flags.threads);
   const ForwardFlops flops = decoder->flops();
   const ForwardBytes bytes = decoder->bytes();
+  const std::size_t resident = decoder->resident_bytes();
   const Floor floor =
       backend.on_gpu ? Floor{}
                      : floor_of(flops, bytes, file.precision(), flags.evict_mb * 1e6, ceilings);
   const std::string name = backend.on_gpu ? backend.name : backend.ops->name();
-  const DecodeReport report{file, name, events, flops, bytes, ceilings, floor, timing};
+  const std::string precision =
+      flags.precision == "fp8" ? flags.precision : precision_name(file.precision());
+  const DecodeReport report{file,  name,     precision, events, flops,
+                            bytes, resident, ceilings,  floor,  timing};
   if (flags.json)
     fmt::print("{}\n", as_json(flags, report));
   else
@@ -134,8 +147,10 @@ void add_bench_decode(CLI::App& bench) {
                      ->check(CLI::IsMember(preset_names()));
   auto* model = command->add_option("--model", flags->model, "a model file, in its own precision");
   auto* precision =
-      command->add_option("--precision", flags->precision, "of a preset: fp32, bf16 or int8")
-          ->check(CLI::IsMember({"fp32", "bf16", "int8"}))
+      command
+          ->add_option("--precision", flags->precision,
+                       "of a preset: fp32, bf16 or int8; fp8: windows on a Hopper GPU")
+          ->check(CLI::IsMember({"fp32", "bf16", "int8", "fp8"}))
           ->capture_default_str();
   model->excludes(preset);
   model->excludes(precision);
@@ -159,6 +174,8 @@ void add_bench_decode(CLI::App& bench) {
       ->check(CLI::Range(0.0, 65536.0))
       ->capture_default_str();
   command->add_option("--seed", flags->seed, "of weights and events")->capture_default_str();
+  command->add_flag("--nvtx", flags->nvtx,
+                    "on a GPU, for a profiler: kernel by kernel, in an NVTX range a section");
   command->add_flag("--json", flags->json, "print one JSON object");
   command->footer(
       "Example:\n"

@@ -14,5 +14,7 @@ void add_quantize(CLI::App& app);
 void add_profile(CLI::App& app);
 void add_jitter(CLI::App& app);
 void add_bench(CLI::App& app);
+void add_load(CLI::App& app);
+void add_tune(CLI::App& app);
 
 }  // namespace cortex

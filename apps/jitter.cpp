@@ -88,7 +88,7 @@ class Client {
       : engine_(engine),
         bins_(config.bins_per_step()),
         period_ns_(options.period_us * 1000),
-        session_(engine.open_session({}).value_or_throw().id) {
+        session_(engine.open_session({.best_effort = true}).value_or_throw().id) {
     std::mt19937_64 random(1);
     for (std::size_t i = 0; i < kEventSets; ++i)
       sets_.push_back(random_events(random, config, options.events, 0, bins_));

@@ -17,6 +17,8 @@ int main(int argc, char** argv) {
   cortex::add_profile(app);
   cortex::add_jitter(app);
   cortex::add_bench(app);
+  cortex::add_load(app);
+  cortex::add_tune(app);
   // What a callback calls invalid is mostly a file that does not fit another.
   return cortex::run_program(app, argc, argv, cortex::kFailed);
 }

@@ -1,5 +1,6 @@
 #include "replay_decoder.h"
 
+#include <cortex/client.h>
 #include <simdjson.h>
 
 #include <algorithm>
@@ -7,7 +8,6 @@
 #include <utility>
 
 #include "core/clock.h"
-#include "stream_client.h"
 
 namespace cortex {
 namespace {
@@ -160,7 +160,8 @@ Result<std::unique_ptr<ReplayDecoder>> ReplayDecoder::load(const std::string& mo
       {.model_path = model_path, .max_sessions = 1, .max_batch = 1, .realtime = realtime});
   if (!engine) return engine.error();
   if (auto ok = check_kind((*engine)->model(), model_path); !ok) return ok.error();
-  auto session = (*engine)->open_session({});
+  // Alone on its engine, at whatever pace the model can.
+  auto session = (*engine)->open_session({.best_effort = true});
   if (!session) return session.error();
   return std::unique_ptr<ReplayDecoder>(
       std::make_unique<EngineDecoder>(std::move(*engine), session->id));

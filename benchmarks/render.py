@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Renders BENCHMARKS.md and its plots from benchmarks/results/cpu_*.json and from nothing else.
+"""Renders BENCHMARKS.md and its plots from benchmarks/results and from nothing else.
 
     render.py --results benchmarks/results --plots benchmarks/plots --out BENCHMARKS.md
 """
@@ -10,6 +10,8 @@ import pathlib
 import sys
 
 import plot
+import render_gpu
+import render_serve
 
 PRECISIONS = ("fp32", "bf16", "int8")
 PROGRAMS = ("cortex", "onnxruntime", "libtorch", "onednn")
@@ -179,6 +181,8 @@ def main():
         document.decode()
         document.peers()
         document.operations()
+        render_gpu.sections(document, table)
+        render_serve.sections(document, table)
     except (KeyError, ValueError) as fault:
         sys.exit(f"render: a results file in {args.results} lacks or garbles {fault}")
     args.out.write_text("\n".join(document.parts))

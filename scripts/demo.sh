@@ -72,9 +72,9 @@ echo "demo: serving $model on $url, decoding $duration s in real time"
 http_get "$port" /metrics >"$work/metrics"
 echo
 awk '
-  /^cortex_steps_total /                      { steps = $2 }
-  /^cortex_late_total /                       { late = $2 }
-  /^cortex_refused_total /                    { refused = $2 }
+  /^cortex_steps_total[{ ]/                   { steps += $NF }
+  /^cortex_late_total[{ ]/                    { late += $NF }
+  /^cortex_refused_total[{ ]/                 { refused += $NF }
   /^cortex_request_latency_seconds_sum /      { answer = $2 }
   /^cortex_request_latency_seconds_count /    { answers = $2 }
   /^cortex_inference_latency_seconds_sum /    { compute = $2 }

@@ -3,7 +3,7 @@
 #
 #   scripts/install.sh light   what `cortex` needs
 #   scripts/install.sh full    and the tests and cortex-train (LibTorch)
-#   scripts/install.sh check   and the tools of `make check-all` (clang, clang-format, clang-tidy)
+#   scripts/install.sh check   and the tools of `make check-all` (clang, clang-format, clang-tidy, prometheus)
 #   scripts/install.sh bench   full, and the peers of `make bench` (oneDNN; ONNX Runtime from npm)
 #
 # Exits 2 without root, after printing the line to run.
@@ -89,18 +89,22 @@ want_clang() {
 }
 
 for package in make g++ cmake ninja-build libfmt-dev libspdlog-dev libsimdjson-dev libhdf5-dev zlib1g-dev \
-  libcli11-dev; do
+  libcli11-dev libssl-dev; do
   want "$package"
 done
 want_boost
 if ! installed ccache && [[ -n $(candidate ccache) ]]; then missing+=(ccache); fi
 if [[ $level != light ]]; then
   want libgtest-dev
+  want python3
   want librapidcheck-dev
   want libbenchmark-dev
   want_torch
 fi
-if [[ $level == check ]]; then want_clang; fi
+if [[ $level == check ]]; then
+  want_clang
+  want prometheus
+fi
 if [[ $level == bench ]]; then
   want libdnnl-dev
   want python3-onnx

@@ -113,9 +113,9 @@ class Bench {
     row.warm = time(1, call);
     double difference = 0, size = 0;
     for (int i = 0; i < kCheckedRows; ++i) {
-      const std::int64_t r = i == 0 ? out.rows - 1
-                                    : std::uniform_int_distribution<std::int64_t>(
-                                          0, out.rows - 1)(random_);
+      const std::int64_t r =
+          i == 0 ? out.rows - 1
+                 : std::uniform_int_distribution<std::int64_t>(0, out.rows - 1)(random_);
       const auto got = row_of(out, r);
       const auto want = expected(r);
       for (std::size_t c = 0; c < want.size(); ++c) {
@@ -195,7 +195,8 @@ const char* name_of(DType dtype) { return dtype == DType::f32 ? "fp32" : "bf16";
 void tokenizer(Bench& b) {
   for (const DType dtype : {DType::f32, DType::bf16}) {
     for (const int dim : {128, 256, 512, 768}) {
-      auto neuron = b.normal(std::int64_t{kNeurons} * dim), time = b.normal(std::int64_t{kBins} * dim),
+      auto neuron = b.normal(std::int64_t{kNeurons} * dim),
+           time = b.normal(std::int64_t{kBins} * dim),
            value = b.normal(std::int64_t{kValues} * dim);
       TokenProjection p;
       p.norm = NormArgs::Kind::none;
@@ -331,9 +332,8 @@ void attention(Bench& b) {
         const std::int64_t item = r / s.queries, i = r % s.queries;
         const auto first = static_cast<std::size_t>(item * s.events);
         const double centre = static_cast<double>(i) * kWindowBins / s.queries;
-        return attend(q, static_cast<std::size_t>(i), kv, first,
-                      static_cast<std::size_t>(s.events), static_cast<std::size_t>(dim),
-                      [&](std::size_t e) {
+        return attend(q, static_cast<std::size_t>(i), kv, first, static_cast<std::size_t>(s.events),
+                      static_cast<std::size_t>(dim), [&](std::size_t e) {
                         return density == 0 || std::abs(centre - bins[first + e]) <= reach;
                       });
       });

@@ -4,6 +4,7 @@
 #include <cortex/realtime.h>
 #include <cortex/result.h>
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -55,6 +56,11 @@ struct ModelInfo {
 
 using SessionId = std::uint64_t;
 
+/// Whose request it is: quotas and fair shares are counted by tenant. Ids are dense, below
+/// EngineOptions::max_tenants; who they stand for (an API key, a connection) is the caller's
+/// affair.
+using TenantId = std::uint32_t;
+
 struct SessionOptions {
   /// Source ids of the session's units, in the order that Event::unit indexes. Empty: the model's.
   std::vector<std::string> unit_ids = {};
@@ -64,11 +70,19 @@ struct SessionOptions {
   std::int64_t first_step = 0;
   /// An event outside its step's bins is dropped and counted instead of an error.
   bool drop_out_of_step = false;
+  TenantId tenant = 0;
+  /// Steps a second that the session will send; 0: the model's own rate, 1000 / step_ms. That much
+  /// of the predicted capacity is reserved; steps sent faster wait behind those of sessions that
+  /// keep to their rate.
+  double step_rate_hz = 0;
+  /// Nothing is reserved: the session's steps run in time that the others leave.
+  bool best_effort = false;
 };
 
 struct SessionInfo {
   SessionId id = 0;
   std::int64_t next_step = 0;
+  double step_rate_hz = 0;  ///< reserved; 0 where best_effort
 };
 
 /// fresh: in time. late: computed, handed over after its deadline. refused: computed, so that the
@@ -99,6 +113,16 @@ struct StepRequest {
   bool best_effort = false;
 };
 
+/// The batch that an answer came out of, the last one where it took several. Spans of a request:
+/// queue [submitted, started], batch [started, forward], compute [forward, computed], hand-over
+/// [computed, finished]; all CLOCK_MONOTONIC.
+struct BatchInfo {
+  std::uint64_t id = 0;  ///< one more than the batch before; 0: the request was in no batch
+  int size = 0;          ///< steps or windows in it
+  std::int64_t forward_ns = 0;
+  std::int64_t computed_ns = 0;
+};
+
 struct StepAnswer {
   SessionId session = 0;
   std::int64_t sequence = 0;
@@ -108,7 +132,10 @@ struct StepAnswer {
   std::int64_t submitted_ns = 0;    ///< CLOCK_MONOTONIC, when submit() took the request
   std::int64_t started_ns = 0;      ///< when the compute thread took it
   std::int64_t finished_ns = 0;
-  const Error* error = nullptr;  ///< the session was lost; the other fields say nothing
+  BatchInfo batch = {};
+  /// unavailable: the session is lost, and with it this step. internal, field "behavior": the step
+  /// was computed, but its output is not finite; the session goes on. Null: neither.
+  const Error* error = nullptr;
 };
 
 /// Called once for every step that submit() accepted, on the compute thread: copy and return.
@@ -123,7 +150,8 @@ class StepSink {
 struct WindowRequest {
   std::span<const Event> events = {};  ///< copied before submit() returns
   std::int64_t deadline_ns = kNoDeadline;
-  bool best_effort = false;
+  bool best_effort = false;  ///< taken and served late where it would be refused
+  TenantId tenant = 0;
 };
 
 struct WindowAnswer {
@@ -131,6 +159,7 @@ struct WindowAnswer {
   std::int64_t submitted_ns = 0;
   std::int64_t started_ns = 0;
   std::int64_t finished_ns = 0;
+  BatchInfo batch = {};
   const Error* error = nullptr;  ///< e.g. deadline_exceeded
 };
 
@@ -147,6 +176,7 @@ struct OwnedAnswer {
   std::int64_t submitted_ns = 0;
   std::int64_t started_ns = 0;
   std::int64_t finished_ns = 0;
+  BatchInfo batch = {};
 };
 
 /// Totals of a session, returned when it closes. Latencies run from submit() to the answer.
@@ -161,18 +191,55 @@ struct SessionSummary {
   double max_us = 0;
 };
 
+/// Gauges are of now; counts only rise. Recording is wait-free.
 struct EngineStats {
   std::int64_t sessions = 0;
   std::int64_t pages_used = 0;
   std::int64_t pages_total = 0;
   std::int64_t cache_bytes = 0;
+  std::int64_t cache_hits = 0;    ///< steps that found their session's caches
+  std::int64_t cache_misses = 0;  ///< steps whose session was closed, expired or lost
   std::int64_t queue_depth = 0;
   std::int64_t batches = 0;
   std::int64_t steps = 0;
   std::int64_t windows = 0;
-  std::int64_t late = 0;
-  std::int64_t refused = 0;
+  std::int64_t late = 0;     ///< handed over after the deadline
+  std::int64_t refused = 0;  ///< all that was refused or withheld for its deadline, of three kinds:
+  std::int64_t predicted_misses = 0;  ///< windows refused by submit()
+  std::int64_t shed = 0;              ///< windows taken and given up before they were computed
+  std::int64_t withheld = 0;          ///< steps and windows computed, but too late
+  std::int64_t cancelled = 0;         ///< windows withdrawn by cancel()
+  std::int64_t not_finite = 0;        ///< answers withheld because an output was not finite
+  std::int64_t failed_batches = 0;    ///< batches whose computation failed
+  std::int64_t recoveries = 0;        ///< times that the device was set up again after it failed
+  bool fell_back = false;  ///< the device did not come back: computing goes on on the CPU
+  std::int64_t device_memory_used_bytes = -1;  ///< of the whole GPU, by anyone; -1 on the CPU
+
+  /// batch_sizes[i]: batches of more than 2^(i-1) and at most 2^i steps or windows.
+  static constexpr int kBatchSizeBuckets = 17;
+  std::array<std::int64_t, kBatchSizeBuckets> batch_sizes = {};
+  std::int64_t batch_rows = 0;  ///< steps and windows in all batches; a step with a gap is several
+
+  double predicted_batch_us = 0;  ///< of a batch of one, as the cost model expects it now
+  double capacity_hz = 0;  ///< steps (window model: windows) a second that the engine expects to do
+  double reserved_hz = 0;  ///< steps a second that open sessions have declared
 };
+
+/// warming: answers nothing yet. recovering: the device failed and is being set up again.
+enum class EngineState { warming, ready, recovering, failed };
+constexpr const char* to_string(EngineState state) {
+  switch (state) {
+    case EngineState::warming:
+      return "warming";
+    case EngineState::ready:
+      return "ready";
+    case EngineState::recovering:
+      return "recovering";
+    case EngineState::failed:
+      return "failed";
+  }
+  return "failed";
+}
 
 struct EngineOptions {
   std::string model_path = {};
@@ -185,9 +252,18 @@ struct EngineOptions {
   int max_window_events = 16384;
   int threads = 0;  ///< cores that share one step; 0: what suits the model and the machine
   double idle_timeout_s = 300;  ///< a session without steps for this long may be expired
+  int max_tenants = 64;
+  int max_tenant_sessions = 0;  ///< of one tenant; 0: no limit of its own
+  int max_tenant_windows = 0;   ///< of one tenant, waiting; 0: no limit of its own
+  /// Share of the predicted capacity that declared step rates may fill, all together and of one
+  /// tenant. Above 1 they promise more than the engine expects to hold.
+  double max_utilisation = 0.9;
+  double max_tenant_utilisation = 0.9;
   /// Lock memory, pin the compute thread and run it under SCHED_FIFO, as far as the system allows:
   /// Engine::realtime() says what it granted. Never fatal.
   bool realtime = false;
+  /// A float window model's linears in 8-bit floats, on a Hopper GPU.
+  bool fp8 = false;
 };
 
 class Engine {
@@ -198,7 +274,9 @@ class Engine {
 
   virtual const ModelInfo& model() const = 0;
 
-  /// resource_exhausted when no pages are left; invalid_argument lists units that do not match.
+  /// resource_exhausted when no pages are left (field "sessions"), when the declared step rate does
+  /// not fit the predicted capacity ("step_rate_hz", the message names both) or at a tenant's limit
+  /// ("tenant"); invalid_argument lists units that do not match.
   virtual Result<SessionInfo> open_session(const SessionOptions& options) = 0;
   virtual Result<SessionSummary> close_session(SessionId id) = 0;
 
@@ -207,7 +285,15 @@ class Engine {
   /// such session (expired or closed); resource_exhausted: too many of its steps are queued;
   /// too_large: more events than max_events.
   virtual Result<void> submit(const StepRequest& request, StepSink& sink) = 0;
+  /// deadline_exceeded, at once: the request is predicted to miss, or would make one that was taken
+  /// miss, and is not best_effort. resource_exhausted: the queue is full, field "tenant" where it
+  /// is the tenant's own share of it. One that was taken may still end in deadline_exceeded, when
+  /// others took longer than predicted.
   virtual Result<void> submit(const WindowRequest& request, WindowSink& sink) = 0;
+
+  /// Withdraws the windows of a sink that no batch has taken; how many. The sink never hears of
+  /// these; the others are answered.
+  virtual int cancel(const WindowSink& /*sink*/) { return 0; }
 
   /// submit() and wait.
   Result<OwnedAnswer> step(const StepRequest& request);
@@ -216,6 +302,7 @@ class Engine {
   /// Closes sessions idle for longer than the timeout; how many. Called by whoever owns a timer.
   virtual int expire_idle_sessions() = 0;
   virtual EngineStats stats() const = 0;
+  virtual EngineState state() const { return EngineState::ready; }
 
   /// What real-time mode was granted and refused; empty where it was not asked for.
   virtual std::span<const RealtimeGrant> realtime() const { return {}; }

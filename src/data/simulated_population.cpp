@@ -4,7 +4,7 @@
 #include <cmath>
 #include <numbers>
 
-#include "data/random.h"
+#include "core/random.h"
 
 namespace cortex {
 namespace {

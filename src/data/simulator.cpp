@@ -6,7 +6,7 @@
 #include <cmath>
 #include <utility>
 
-#include "data/random.h"
+#include "core/random.h"
 #include "data/simulated_movement.h"
 #include "data/simulated_population.h"
 

@@ -1,11 +1,18 @@
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <bit>
+#include <cmath>
+#include <exception>
+#include <iterator>
+#include <string_view>
 
 #include "core/realtime.h"
 #include "core/thread.h"
 #include "engine/local_engine.h"
 
 /// The compute thread. From here to an answer's sink nothing allocates and nothing is waited for
-/// but the queue lock, which others hold for a few words at a time.
+/// but the queue lock, which others hold for microseconds at a time.
 namespace cortex {
 
 void LocalEngine::run() {
@@ -13,93 +20,223 @@ void LocalEngine::run() {
   if (options_.realtime)
     realtime_ = make_this_thread_realtime(compute_cores(info_.threads).front());
   while (take_batch()) {
-    for (const Refusal& r : refusals_) fail_window(*r.sink, r.submitted_ns);
-    refusals_.clear();
-    if (streams()) {
-      run_stream_batch();
-    } else {
-      run_window_batch();
-    }
+    fail_shed();
+    run_batch();
+    if (state_ == EngineState::failed)
+      return fail_everything({ErrorCode::unavailable, "the engine is stopping", ""});
   }
 }
 
 bool LocalEngine::take_batch() {
   std::unique_lock lock(queue_mutex_);
-  work_.wait(lock, [&] { return stopping_ || !ready_.empty() || !ready_windows_.empty(); });
-  if (ready_.empty() && ready_windows_.empty()) return false;
-  if (!streams()) {
-    form_batch(ready_windows_, static_cast<std::size_t>(options_.max_batch), batch_keys_);
-    return true;
-  }
-  start_decodes();
-  form_batch(ready_, static_cast<std::size_t>(options_.max_batch), batch_keys_);
+  Scheduler& scheduler = *scheduler_;
+  const auto ready = [&] { return scheduler.steps_ready() || scheduler.windows_waiting(); };
+  work_.wait(lock, [&] { return stopping_ || ready() || ops_->lost(); });
   batch_sessions_.clear();
-  for (const std::uint64_t key : batch_keys_) {
-    batch_sessions_.push_back(session_of(key));
+  refused_.clear();
+  formed_ = nullptr;
+  if (ops_->lost()) return true;
+  if (!ready()) return false;
+  if (streams()) begin_windows();
+  started_ns_ = clock_.now();
+  formed_ = streams() ? &scheduler.next_steps(started_ns_) : &scheduler.next_windows(started_ns_);
+  for (const Work& work : formed_->shed) {
+    if (streams()) {
+      Session& session = *session_of(work.key);
+      refused_.push_back({session.front().window_sink, session.front().submitted_ns});
+      session.pop_front();
+      end_decode(session, work.tenant);
+    } else {
+      const WindowJob& job = window_jobs_[work.key];
+      refused_.push_back({job.sink, job.submitted_ns});
+      end_window(work.key, work.tenant);
+    }
+  }
+  if (!streams()) return true;
+  for (const Work& work : formed_->taken) {
+    batch_sessions_.push_back(session_of(work.key));
     batch_sessions_.back()->in_flight = true;
   }
   return true;
 }
 
-void LocalEngine::start_decodes() {
-  while (!ready_windows_.empty() && !free_decoders_.empty()) {
-    const std::uint64_t index = ready_windows_.pop().key;
-    WindowJob& from = window_jobs_[index];
-    free_window_jobs_.push_back(index);
-    if (!from.best_effort && clock_.now() > from.deadline_ns) {
-      refusals_.push_back({from.sink, from.submitted_ns});
-      continue;
-    }
+void LocalEngine::begin_windows() {
+  if (free_decoders_.empty() || !scheduler_->windows_waiting()) return;
+  const FormedBatch& begun =
+      scheduler_->begin_windows(static_cast<int>(free_decoders_.size()), clock_.now());
+  for (const Work& work : begun.shed) {
+    const WindowJob& job = window_jobs_[work.key];
+    refused_.push_back({job.sink, job.submitted_ns});
+    end_window(work.key, work.tenant);
+  }
+  for (Work work : begun.taken) {
+    WindowJob& from = window_jobs_[work.key];
     Session& session = *free_decoders_.back();
     free_decoders_.pop_back();
     StreamJob& job = session.tail_slot();
     job.events.swap(from.events);
     const std::int64_t last_bin = job.events.empty() ? 0 : job.events.back().bin;
     job.last_step = last_bin / bins_per_step_;
+    job.forwards = work.forwards;
     job.cursor = 0;
     job.deadline_ns = from.deadline_ns;
     job.best_effort = from.best_effort;
     job.submitted_ns = from.submitted_ns;
-    job.started_ns = 0;
+    job.begun = false;
     job.sink = nullptr;
     job.window_sink = from.sink;
     session.state.restart(0);
     session.push_back();
-    ready_.push(job.deadline_ns, key_of(session));
+    free_window_jobs_.push_back(work.key);
+    work.key = key_of(session);
+    scheduler_->resume(work);
   }
 }
 
-void LocalEngine::run_stream_batch() {
-  if (batch_sessions_.empty()) return;
-  const std::int64_t started = clock_.now();
+void LocalEngine::end_window(std::uint64_t index, std::uint32_t tenant) {
+  free_window_jobs_.push_back(index);
+  scheduler_->release_window(tenant);
+}
+
+void LocalEngine::end_decode(Session& session, std::uint32_t tenant) {
+  free_decoders_.push_back(&session);
+  scheduler_->release_window(tenant);
+}
+
+void LocalEngine::fail_shed() {
+  for (const Refused& r : refused_) {
+    count_.shed.add();
+    fail_window(*r.sink, r.submitted_ns, too_late_);
+  }
+}
+
+void LocalEngine::fail_window(WindowSink& sink, std::int64_t submitted_ns, const Error& error) {
+  WindowAnswer answer;
+  answer.submitted_ns = submitted_ns;
+  answer.finished_ns = clock_.now();
+  answer.error = &error;
+  sink.on_window(answer);
+}
+
+void LocalEngine::run_batch() {
+  if (formed_ == nullptr) return recover("a forward of another model failed on it");
+  if (formed_->taken.empty()) return;
+  std::span<const float> behavior;
+  try {
+    behavior = forward();
+  } catch (const DeviceError& failure) {
+    const std::string why = failure.what();
+    fail_batch(why.c_str());
+    recover(why);
+    return;
+  } catch (const std::exception& failure) {
+    fail_batch(failure.what());
+    return;
+  }
+  count_batch();
+  if (streams())
+    answer_streams(behavior);
+  else
+    answer_windows(behavior);
+}
+
+std::span<const float> LocalEngine::forward() {
+  return streams() ? forward_streams() : forward_windows();
+}
+
+std::span<const float> LocalEngine::forward_streams() {
   stream_batch_.clear();
   for (Session* session : batch_sessions_) {
-    if (session->front().started_ns == 0) session->front().started_ns = started;
+    StreamJob& job = session->front();
+    if (!job.begun) job.started_ns = started_ns_;
+    job.begun = true;
     session->advance(bins_per_step_, info_.context_steps);
     session->append_to(stream_batch_, bins_per_step_);
   }
-  const auto behavior = stream_->forward(stream_batch_);
+  batch_.forward_ns = clock_.now();
+  return stream_->forward(stream_batch_);
+}
+
+std::span<const float> LocalEngine::forward_windows() {
+  window_batch_.clear();
+  for (const Work& work : formed_->taken) {
+    for (const Event& e : window_jobs_[work.key].events) {
+      window_batch_.neuron.push_back(e.unit);
+      window_batch_.bin.push_back(static_cast<std::int32_t>(e.bin));
+      window_batch_.value.push_back(e.value);
+    }
+    window_batch_.indptr.push_back(static_cast<std::int32_t>(window_batch_.neuron.size()));
+    window_batch_.window_bins.push_back(config_.window_bins > 0 ? config_.window_bins
+                                                                : config_.max_bins);
+  }
+  batch_.forward_ns = clock_.now();
+  return window_->forward(window_batch_);
+}
+
+void LocalEngine::count_batch() {
+  const std::size_t rows = formed_->taken.size();
+  batch_.computed_ns = clock_.now();
+  batch_.size = static_cast<int>(rows);
+  ++batch_.id;
+  count_.batches.add();
+  count_.batch_rows.add(static_cast<std::int64_t>(rows));
+  count_.batch_sizes[static_cast<std::size_t>(std::bit_width(rows - 1))].add();
+}
+
+void LocalEngine::answer_streams(std::span<const float> behavior) {
   const auto outputs = static_cast<std::size_t>(config_.outputs());
-  batches_.add();
   for (std::size_t i = 0; i < batch_sessions_.size(); ++i) {
     Session& session = *batch_sessions_[i];
     if (session.front_finished()) answer_front(session, behavior.subspan(i * outputs, outputs));
   }
   const std::lock_guard lock(queue_mutex_);
-  for (Session* session : batch_sessions_) {
-    session->in_flight = false;
-    if (session->queued > 0) {
-      ready_.push(session->front().deadline_ns, key_of(*session));
-    } else if (session->internal) {
-      free_decoders_.push_back(session);
+  scheduler_->finished(clock_.now());
+  let_go();
+}
+
+void LocalEngine::let_go() {
+  for (std::size_t i = 0; i < batch_sessions_.size(); ++i) {
+    Session& session = *batch_sessions_[i];
+    session.in_flight = false;
+    Work work = formed_->taken[i];
+    // What the front job has yet to run, or the job behind it.
+    if (session.queued > 0 && session.front().begun) {
+      --work.forwards;
+      scheduler_->resume(work);
+    } else if (session.queued > 0) {
+      scheduler_->push_step(session.offer(), session.flow);
+    } else if (session.internal) {
+      scheduler_->abandon(work);
+      end_decode(session, work.tenant);
     }
   }
   idle_.notify_all();
 }
 
+const Error* LocalEngine::not_finite(std::span<const float> behavior, Session* session) {
+  const auto bad = std::find_if_not(behavior.begin(), behavior.end(),
+                                    [](float value) { return std::isfinite(value); });
+  if (bad == behavior.end()) return nullptr;
+  count_.not_finite.add();
+  const auto output = static_cast<std::size_t>(bad - behavior.begin());
+  text_error_.code = ErrorCode::internal;
+  text_error_.field = "behavior";
+  text_error_.message.clear();
+  const auto text = std::back_inserter(text_error_.message);
+  // Cut: the text has room for so much.
+  const std::string_view name = std::string_view(config_.output_names[output]).substr(0, 64);
+  if (session != nullptr && !session->internal)
+    fmt::format_to(text, "output {} of step {} of session {} is {}", name,
+                   session->front().last_step, session->id, *bad);
+  else
+    fmt::format_to(text, "output {} of the window is {}", name, *bad);
+  return &text_error_;
+}
+
 void LocalEngine::answer_front(Session& session, std::span<const float> behavior) {
-  const std::int64_t now = clock_.now();
   StreamJob& front = session.front();
+  const Error* const error = not_finite(behavior, &session);
+  const std::int64_t now = clock_.now();
   const bool in_time = now <= front.deadline_ns;
   StepAnswer answer;
   answer.session = session.id;
@@ -107,11 +244,13 @@ void LocalEngine::answer_front(Session& session, std::span<const float> behavior
   answer.status = in_time             ? StepStatus::fresh
                   : front.best_effort ? StepStatus::late
                                       : StepStatus::refused;
-  if (answer.status != StepStatus::refused) answer.behavior = behavior;
+  answer.error = error;
+  if (error == nullptr && answer.status != StepStatus::refused) answer.behavior = behavior;
   answer.dropped_events = front.dropped_events;
   answer.submitted_ns = front.submitted_ns;
   answer.started_ns = front.started_ns;
   answer.finished_ns = now;
+  answer.batch = batch_;
   StepSink* const sink = front.sink;
   WindowSink* const window_sink = front.window_sink;
   if (!session.internal) {
@@ -127,77 +266,111 @@ void LocalEngine::answer_front(Session& session, std::span<const float> behavior
     const std::lock_guard lock(queue_mutex_);
     session.pop_front();
   }
-  if (answer.status == StepStatus::late) late_.add();
-  if (answer.status == StepStatus::refused) refused_.add();
+  if (answer.status == StepStatus::late) count_.late.add();
+  if (answer.status == StepStatus::refused) count_.withheld.add();
   if (sink) {
-    steps_.add();
+    count_.steps.add();
     sink->on_step(answer);
     return;
   }
-  windows_.add();
+  count_.windows.add();
   WindowAnswer window;
   window.behavior = answer.behavior;
   window.submitted_ns = answer.submitted_ns;
   window.started_ns = answer.started_ns;
   window.finished_ns = now;
-  if (answer.status == StepStatus::refused) window.error = &too_late_;
+  window.batch = batch_;
+  window.error = error;
+  if (error == nullptr && answer.status == StepStatus::refused) window.error = &too_late_;
   window_sink->on_window(window);
 }
 
-void LocalEngine::fail_window(WindowSink& sink, std::int64_t submitted_ns) {
-  refused_.add();
-  WindowAnswer answer;
-  answer.submitted_ns = submitted_ns;
-  answer.finished_ns = clock_.now();
-  answer.error = &too_late_;
-  sink.on_window(answer);
-}
-
-void LocalEngine::run_window_batch() {
-  const std::int64_t started = clock_.now();
-  window_batch_.clear();
-  std::size_t kept = 0;
-  for (const std::uint64_t index : batch_keys_) {
-    WindowJob& job = window_jobs_[index];
-    if (!job.best_effort && started > job.deadline_ns) {
-      fail_window(*job.sink, job.submitted_ns);
-      const std::lock_guard lock(queue_mutex_);
-      free_window_jobs_.push_back(index);
-      continue;
-    }
-    batch_keys_[kept++] = index;
-    for (const Event& e : job.events) {
-      window_batch_.neuron.push_back(e.unit);
-      window_batch_.bin.push_back(static_cast<std::int32_t>(e.bin));
-      window_batch_.value.push_back(e.value);
-    }
-    window_batch_.indptr.push_back(static_cast<std::int32_t>(window_batch_.neuron.size()));
-    window_batch_.window_bins.push_back(config_.window_bins > 0 ? config_.window_bins
-                                                                : config_.max_bins);
-  }
-  batch_keys_.resize(kept);
-  if (kept == 0) return;
-  const auto behavior = window_->forward(window_batch_);
+void LocalEngine::answer_windows(std::span<const float> behavior) {
   const auto outputs = static_cast<std::size_t>(config_.outputs());
-  batches_.add();
-  for (std::size_t i = 0; i < kept; ++i) {
-    const WindowJob& job = window_jobs_[batch_keys_[i]];
+  for (std::size_t i = 0; i < formed_->taken.size(); ++i) {
+    const Work& work = formed_->taken[i];
+    const WindowJob& job = window_jobs_[work.key];
+    WindowSink* const sink = job.sink;
+    const auto values = behavior.subspan(i * outputs, outputs);
     WindowAnswer answer;
     answer.submitted_ns = job.submitted_ns;
-    answer.started_ns = started;
+    answer.started_ns = started_ns_;
+    answer.batch = batch_;
+    answer.error = not_finite(values, nullptr);
     answer.finished_ns = clock_.now();
-    windows_.add();
-    if (answer.finished_ns > job.deadline_ns && !job.best_effort) {
-      refused_.add();
-      answer.error = &too_late_;
-    } else {
-      if (answer.finished_ns > job.deadline_ns) late_.add();
-      answer.behavior = behavior.subspan(i * outputs, outputs);
+    const bool late = answer.finished_ns > job.deadline_ns;
+    if (late) (job.best_effort ? count_.late : count_.withheld).add();
+    if (late && !job.best_effort && answer.error == nullptr) answer.error = &too_late_;
+    if (answer.error == nullptr) answer.behavior = values;
+    count_.windows.add();
+    {
+      // As with a step: what it held of its tenant's share is free when its receiver asks again.
+      const std::lock_guard lock(queue_mutex_);
+      end_window(work.key, work.tenant);
     }
-    job.sink->on_window(answer);
-    const std::lock_guard lock(queue_mutex_);
-    free_window_jobs_.push_back(batch_keys_[i]);
+    sink->on_window(answer);
   }
+  const std::lock_guard lock(queue_mutex_);
+  scheduler_->finished(clock_.now());
+}
+
+bool LocalEngine::fail_front(Session& session, const Error& error) {
+  StreamJob job;
+  {
+    // Whoever closes the session takes out others of its jobs.
+    const std::lock_guard lock(queue_mutex_);
+    if (session.queued == 0) return false;
+    const StreamJob& front = session.front();
+    job.last_step = front.last_step;
+    job.submitted_ns = front.submitted_ns;
+    job.sink = front.sink;
+    job.window_sink = front.window_sink;
+    session.pop_front();
+  }
+  if (job.sink == nullptr) {
+    fail_window(*job.window_sink, job.submitted_ns, error);
+    return true;
+  }
+  StepAnswer answer;
+  answer.session = session.id;
+  answer.sequence = job.last_step;
+  answer.submitted_ns = job.submitted_ns;
+  answer.finished_ns = clock_.now();
+  answer.error = &error;
+  job.sink->on_step(answer);
+  return true;
+}
+
+void LocalEngine::fail_batch(const char* why) {
+  count_.failed_batches.add();
+  text_error_.code = streams() ? ErrorCode::unavailable : ErrorCode::internal;
+  text_error_.field.clear();
+  text_error_.message.clear();
+  fmt::format_to(std::back_inserter(text_error_.message), "{}computing its batch failed: {}",
+                 streams() ? "the session is lost: " : "", why);
+  for (Session* session : batch_sessions_) {
+    {
+      const std::lock_guard lock(queue_mutex_);
+      session->lost = !session->internal;
+    }
+    while (fail_front(*session, text_error_)) {
+    }
+  }
+  if (!streams()) {
+    for (const Work& work : formed_->taken) {
+      const WindowJob& job = window_jobs_[work.key];
+      WindowSink& sink = *job.sink;
+      const std::int64_t submitted_ns = job.submitted_ns;
+      {
+        const std::lock_guard lock(queue_mutex_);
+        end_window(work.key, work.tenant);
+      }
+      fail_window(sink, submitted_ns, text_error_);
+    }
+  }
+  const std::lock_guard lock(queue_mutex_);
+  scheduler_->failed();
+  let_go();
 }
 
 }  // namespace cortex

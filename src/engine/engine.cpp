@@ -40,6 +40,7 @@ class Waiter final : public StepSink, public WindowSink {
     answer_.submitted_ns = a.submitted_ns;
     answer_.started_ns = a.started_ns;
     answer_.finished_ns = a.finished_ns;
+    answer_.batch = a.batch;
     ::sem_post(&settled_);
   }
   sem_t settled_;

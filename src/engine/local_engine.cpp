@@ -5,8 +5,8 @@
 #include <algorithm>
 
 #include "core/realtime.h"
-#include "engine/validate.h"
 #include "kernels/backend.h"
+#include "model/identity_model.h"
 
 namespace cortex {
 namespace {
@@ -17,21 +17,13 @@ constexpr std::int64_t kShareParameters = 2'000'000;
 constexpr int kMostDefaultThreads = 4;
 // Stateless requests that run at once as streams of their own on a stream model.
 constexpr int kDecoders = 2;
+// Bytes of an error's text that the compute thread writes without allocating.
+constexpr std::size_t kErrorText = 256;
 
 int threads_for(const ModelFile& file, const EngineOptions& options) {
   if (options.threads > 0) return options.threads;
   if (file.parameter_count() < kShareParameters) return 1;
   return std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, kMostDefaultThreads);
-}
-
-CpuOptions cpu_options(const ModelFile& file, const EngineOptions& options) {
-  CpuOptions cpu;
-  cpu.threads = threads_for(file, options);
-  if (options.realtime)
-    cpu.on_helper = [threads = cpu.threads](int thread) {
-      (void)make_this_thread_realtime(compute_cores(threads)[static_cast<std::size_t>(thread)]);
-    };
-  return cpu;
 }
 
 ModelInfo describe(const ModelFile& file, const EngineOptions& options) {
@@ -64,28 +56,42 @@ ModelInfo describe(const ModelFile& file, const EngineOptions& options) {
   return info;
 }
 
-Error no_session(SessionId id) {
-  return {ErrorCode::not_found,
-          fmt::format("no session {}: it was closed, or expired and its state is lost; open a new "
-                      "one",
-                      id),
-          "session_id"};
+SchedulerOptions scheduler_options(const EngineOptions& options, bool streams) {
+  return {.max_batch = options.max_batch,
+          .max_windows = options.max_queued_windows,
+          .max_streams = streams ? options.max_sessions + kDecoders : 0,
+          .max_tenants = options.max_tenants,
+          .max_tenant_windows = options.max_tenant_windows,
+          .max_tenant_sessions = options.max_tenant_sessions,
+          .max_utilisation = options.max_utilisation,
+          .max_tenant_utilisation = options.max_tenant_utilisation};
 }
 
-Error is_stopping() { return {ErrorCode::unavailable, "the engine is stopping", ""}; }
-
 }  // namespace
+
+CpuOptions cpu_options(const ModelFile& file, const EngineOptions& options) {
+  CpuOptions cpu;
+  cpu.threads = threads_for(file, options);
+  if (options.realtime)
+    cpu.on_helper = [threads = cpu.threads](int thread) {
+      (void)make_this_thread_realtime(compute_cores(threads)[static_cast<std::size_t>(thread)]);
+    };
+  return cpu;
+}
 
 Result<std::unique_ptr<Engine>> Engine::create(const EngineOptions& options) {
   for (const auto& [field, value] : {std::pair{"max_sessions", options.max_sessions},
                                      {"max_batch", options.max_batch},
                                      {"max_queued_steps", options.max_queued_steps},
                                      {"max_queued_windows", options.max_queued_windows},
-                                     {"max_window_events", options.max_window_events}})
+                                     {"max_window_events", options.max_window_events},
+                                     {"max_tenants", options.max_tenants}})
     if (value < 1)
       return Error{ErrorCode::invalid_argument,
                    fmt::format("{} is {}, not at least 1", field, value), field};
-  auto file = load_model(options.model_path);
+  auto file = is_identity_name(options.model_path)
+                  ? Result<ModelFile>(identity_model(options.model_path))
+                  : load_model(options.model_path);
   if (!file) return file.error();
   auto engine = LocalEngine::create(options, *file);
   if (!engine) return engine.error();
@@ -95,7 +101,10 @@ Result<std::unique_ptr<Engine>> Engine::create(const EngineOptions& options) {
 Result<std::unique_ptr<LocalEngine>> LocalEngine::create(const EngineOptions& options,
                                                          const ModelFile& file) {
   try {
-    auto backend = make_backend(options.device, cpu_options(file, options));
+    if (options.fp8 && file.config.kind == ModelKind::stream)
+      return Error{ErrorCode::invalid_argument,
+                   "fp8 is for window models: a stream keeps its bits in any batch", "fp8"};
+    auto backend = make_backend(options.device, cpu_options(file, options), {.fp8 = options.fp8});
     if (!backend) return backend.error();
     return std::make_unique<LocalEngine>(options, file, *std::move(backend));
   } catch (const std::bad_alloc&) {
@@ -106,9 +115,11 @@ Result<std::unique_ptr<LocalEngine>> LocalEngine::create(const EngineOptions& op
   }
 }
 
-LocalEngine::LocalEngine(const EngineOptions& options, const ModelFile& file, Backend backend)
+LocalEngine::LocalEngine(const EngineOptions& options, const ModelFile& file, Backend backend,
+                         const Clock& clock)
     : options_(options),
       config_(file.config),
+      clock_(clock),
       info_(describe(file, options)),
       ops_(std::move(backend.ops)),
       too_late_{ErrorCode::deadline_exceeded, "the answer would have come after its deadline",
@@ -116,21 +127,29 @@ LocalEngine::LocalEngine(const EngineOptions& options, const ModelFile& file, Ba
   info_.backend = backend.name;
   info_.backend_note = backend.note;
   info_.threads = backend.on_gpu ? 1 : threads_for(file, options);
+  if (options_.fp8) info_.precision = "fp8";
+  device_ = backend.name.substr(0, backend.name.find(' '));
+  if (backend.on_gpu) kept_ = clone(file);
   const auto batch = static_cast<std::size_t>(options_.max_batch);
-  batch_keys_.reserve(batch);
   batch_sessions_.reserve(batch);
-  window_jobs_.resize(static_cast<std::size_t>(options_.max_queued_windows));
+  // Those of a batch keep their places while they run.
+  window_jobs_.resize(static_cast<std::size_t>(options_.max_queued_windows) + batch);
   for (WindowJob& job : window_jobs_)
     job.events.reserve(static_cast<std::size_t>(options_.max_window_events));
   for (std::uint64_t i = window_jobs_.size(); i-- > 0;) free_window_jobs_.push_back(i);
-  ready_windows_.reserve(window_jobs_.size());
-  refusals_.reserve(window_jobs_.size());
+  refused_.reserve(window_jobs_.size() + kDecoders);
+  text_error_.message.reserve(kErrorText);
+  text_error_.field.reserve(kErrorText);
   if (streams())
     reserve_streams(file);
   else
-    reserve_windows(file);
+    reserve_windows();
+  place_model(file);
   warm_up();
+  scheduler_.emplace(scheduler_options(options_, streams()),
+                     CostModel(options_.max_batch, measure_batches()));
   thread_ = std::thread([this] { run(); });
+  state_ = EngineState::ready;
   run_once();
   if (!options_.realtime) return;
   // Now that every buffer exists.
@@ -147,33 +166,49 @@ void LocalEngine::reserve_streams(const ModelFile& file) {
              config_.window_steps,
              page_steps_for(config_.latents),
              static_cast<int>(size_of(cached))};
-  const int total = options_.max_sessions + kDecoders;
-  pages_ = std::make_unique<PagePool>(total * layout_.pages_per_session());
-  pool_memory_ = ops_->allocate(static_cast<std::size_t>(layout_.page_bytes()) *
-                                static_cast<std::size_t>(pages_->total()));
-  ops_->clear(pool_memory_);
-  stream_ = std::make_unique<StreamModel>(
-      file, *ops_, options_.max_batch,
-      StreamPages{pool_memory_.as<std::byte>(), layout_.page_bytes(), layout_.page_steps, cached});
+  // The pages of stateless requests are set aside for good and belong to no session.
+  const std::int32_t per_session = layout_.pages_per_session();
+  const std::int32_t pages = options_.max_sessions * per_session;
+  sessions_.emplace(pages, per_session);
+  pool_bytes_ = static_cast<std::size_t>(layout_.page_bytes()) *
+                static_cast<std::size_t>(pages + kDecoders * per_session);
   stream_batch_.reserve(
       options_.max_batch,
       static_cast<std::int64_t>(config_.receptive_steps) * config_.max_events_per_step,
       layout_.pages_per_session());
-  ready_.reserve(static_cast<std::size_t>(total));
   for (int i = 0; i < kDecoders; ++i) {
     decoders_.push_back(
-        std::make_unique<Session>(++last_id_, config_, SessionOptions{}, 1,
+        std::make_unique<Session>(SessionId{0}, config_, SessionOptions{}, 1,
                                   static_cast<std::size_t>(options_.max_window_events)));
     decoders_.back()->internal = true;
-    decoders_.back()->pages = *pages_->acquire(layout_.pages_per_session());
+    for (std::int32_t p = 0; p < per_session; ++p)
+      decoders_.back()->pages.push_back(pages + i * per_session + p);
     free_decoders_.push_back(decoders_.back().get());
   }
 }
 
-void LocalEngine::reserve_windows(const ModelFile& file) {
-  const auto events = static_cast<std::int64_t>(options_.max_batch) * options_.max_window_events;
-  window_ = std::make_unique<WindowModel>(file, *ops_, options_.max_batch, events);
-  window_batch_.reserve(options_.max_batch, events);
+void LocalEngine::reserve_windows() {
+  window_batch_.reserve(options_.max_batch,
+                        static_cast<std::int64_t>(options_.max_batch) * options_.max_window_events);
+}
+
+void LocalEngine::place_model(const ModelFile& file) {
+  if (!streams()) {
+    const auto events = static_cast<std::int64_t>(options_.max_batch) * options_.max_window_events;
+    if (file.is_identity)
+      window_ = std::make_unique<IdentityWindow>(options_.max_batch);
+    else
+      window_ = std::make_unique<WindowModel>(file, *ops_, options_.max_batch, events);
+    return;
+  }
+  pool_memory_ = ops_->allocate(pool_bytes_);
+  ops_->clear(pool_memory_);
+  const StreamPages pool{pool_memory_.as<std::byte>(), layout_.page_bytes(), layout_.page_steps,
+                         ops_->cache_dtype(file.precision())};
+  if (file.is_identity)
+    stream_ = std::make_unique<IdentityStream>(options_.max_batch);
+  else
+    stream_ = std::make_unique<StreamModel>(file, *ops_, options_.max_batch, pool);
 }
 
 LocalEngine::~LocalEngine() {
@@ -195,230 +230,8 @@ void LocalEngine::warm_up() {
 void LocalEngine::run_once() {
   const Event event{0, 1, 0};
   (void)decode({.events = {&event, 1}});
-  for (Counter* c : {&batches_, &steps_, &windows_}) c->add(-c->value());
-}
-
-Result<SessionInfo> LocalEngine::open_session(const SessionOptions& options) {
-  if (!streams())
-    return Error{ErrorCode::unsupported,
-                 fmt::format("{} is a window model: it keeps no sessions", info_.path), "session"};
-  if (options.first_step < 0 || options.first_step > kMaxStep)
-    return Error{ErrorCode::invalid_argument,
-                 fmt::format("first_step is {}, allowed are 0 to {}", options.first_step, kMaxStep),
-                 "first_step"};
-  auto rows = match_units(config_, options);
-  if (!rows) return rows.error();
-  const auto session =
-      std::make_shared<Session>(SessionId{0}, config_, options, options_.max_queued_steps,
-                                static_cast<std::size_t>(config_.max_events_per_step));
-  session->unit_rows = *std::move(rows);
-  session->last_active_ns = clock_.now();
-
-  const std::lock_guard lock(registry_mutex_);
-  auto taken = pages_->acquire(layout_.pages_per_session());
-  if (!taken) {
-    Error e = taken.error();
-    e.message = fmt::format("all {} sessions are taken ({})", options_.max_sessions, e.message);
-    return e;
-  }
-  session->pages = *std::move(taken);
-  session->id = ++last_id_;
-  sessions_.emplace(session->id, session);
-  return SessionInfo{session->id, options.first_step};
-}
-
-std::shared_ptr<Session> LocalEngine::find_session(SessionId id) const {
-  const std::lock_guard lock(registry_mutex_);
-  const auto found = sessions_.find(id);
-  return found == sessions_.end() ? nullptr : found->second;
-}
-
-Result<SessionSummary> LocalEngine::close_session(SessionId id) {
-  std::shared_ptr<Session> session;
-  {
-    const std::lock_guard lock(registry_mutex_);
-    const auto found = sessions_.find(id);
-    if (found == sessions_.end()) return no_session(id);
-    session = std::move(found->second);
-    sessions_.erase(found);
-  }
-  {
-    const std::lock_guard intake(session->intake);
-    session->closed = true;
-  }
-  struct Dropped {
-    StepSink* sink;
-    std::int64_t step;
-  };
-  std::vector<Dropped> dropped;
-  dropped.reserve(session->ring.size());
-  const auto drop = [&] {
-    const StreamJob& job = session->pop_back();
-    dropped.push_back({job.sink, job.last_step});
-  };
-  {
-    // Its waiting steps go with it; one that is being computed is answered first, unless it has
-    // empty steps yet to run.
-    std::unique_lock lock(queue_mutex_);
-    while (session->queued > (session->in_flight ? 1U : 0U)) drop();
-    idle_.wait(lock, [&] { return !session->in_flight; });
-    while (session->queued > 0) drop();
-    ready_.erase(key_of(*session));
-  }
-  {
-    const std::lock_guard lock(registry_mutex_);
-    (void)pages_->release(session->pages);
-  }
-  const Error error = {ErrorCode::unavailable, "the session was closed before this step ran",
-                       "session_id"};
-  for (auto job = dropped.rbegin(); job != dropped.rend(); ++job) {
-    StepAnswer answer;
-    answer.session = id;
-    answer.sequence = job->step;
-    answer.error = &error;
-    job->sink->on_step(answer);
-  }
-  SessionSummary s;
-  s.steps = session->steps;
-  s.late = session->late;
-  s.refused = session->refused;
-  s.dropped_events = session->dropped_events;
-  s.p50_us = static_cast<double>(session->latency.quantile_ns(0.5)) * 1e-3;
-  s.p99_us = static_cast<double>(session->latency.quantile_ns(0.99)) * 1e-3;
-  s.p999_us = static_cast<double>(session->latency.quantile_ns(0.999)) * 1e-3;
-  s.max_us = static_cast<double>(session->latency.max_ns()) * 1e-3;
-  return s;
-}
-
-Result<void> LocalEngine::submit(const StepRequest& request, StepSink& sink) {
-  const std::int64_t now = clock_.now();
-  const std::shared_ptr<Session> found = find_session(request.session);
-  if (!found) return no_session(request.session);
-  Session& session = *found;
-  const std::lock_guard intake(session.intake);
-  if (session.closed) return no_session(request.session);
-  if (request.gap < 0)
-    return Error{ErrorCode::invalid_argument, fmt::format("gap is {}, not at least 0", request.gap),
-                 "gap"};
-  if (request.sequence < 0 || request.sequence > kMaxStep)
-    return Error{
-        ErrorCode::invalid_argument,
-        fmt::format("sequence_number is {}, allowed are 0 to {}", request.sequence, kMaxStep),
-        "sequence_number"};
-  if (request.sequence - request.gap != session.expected)
-    return Error{ErrorCode::out_of_order,
-                 fmt::format("sequence_number is {} with a gap of {}, the session expects {} next",
-                             request.sequence, request.gap, session.expected),
-                 "sequence_number"};
-  if (session.full())
-    return Error{
-        ErrorCode::resource_exhausted,
-        fmt::format("{} steps of session {} are waiting already", session.ring.size(), session.id),
-        "sequence_number"};
-  StreamJob& job = session.tail_slot();
-  auto dropped = take_step_events(config_, session.options, session.unit_rows, request.sequence,
-                                  request.events, job.events);
-  if (!dropped) return dropped.error();
-  job.last_step = request.sequence;
-  job.cursor = 0;
-  job.deadline_ns = request.deadline_ns;
-  job.best_effort = request.best_effort;
-  job.dropped_events = *dropped;
-  job.submitted_ns = now;
-  job.started_ns = 0;
-  job.sink = &sink;
-  job.window_sink = nullptr;
-  session.expected = request.sequence + 1;
-  session.last_active_ns = now;
-  {
-    const std::lock_guard lock(queue_mutex_);
-    if (stopping_) return is_stopping();
-    session.push_back();
-    if (session.queued == 1 && !session.in_flight) ready_.push(job.deadline_ns, key_of(session));
-  }
-  work_.notify_one();
-  return {};
-}
-
-Result<std::uint64_t> LocalEngine::take_window_job() {
-  {
-    const std::lock_guard lock(queue_mutex_);
-    if (stopping_) return is_stopping();
-    if (!free_window_jobs_.empty()) {
-      const std::uint64_t index = free_window_jobs_.back();
-      free_window_jobs_.pop_back();
-      return index;
-    }
-  }
-  return Error{ErrorCode::resource_exhausted,
-               fmt::format("{} requests are waiting already", window_jobs_.size()), ""};
-}
-
-Result<void> LocalEngine::submit(const WindowRequest& request, WindowSink& sink) {
-  const std::int64_t now = clock_.now();
-  if (auto ok = check_window_events(config_, request.events, options_.max_window_events); !ok)
-    return ok.error();
-  const auto taken = take_window_job();
-  if (!taken) return taken.error();
-  WindowJob& job = window_jobs_[*taken];
-  job.events.assign(request.events.begin(), request.events.end());
-  Result<void> checked;
-  if (streams()) {
-    job.events.resize(canonicalize(job.events));
-    checked = check_step_sizes(config_, job.events);
-  }
-  job.deadline_ns = request.deadline_ns;
-  job.best_effort = request.best_effort;
-  job.submitted_ns = now;
-  job.sink = &sink;
-  {
-    const std::lock_guard lock(queue_mutex_);
-    if (!checked || stopping_) {
-      free_window_jobs_.push_back(*taken);
-      return checked ? is_stopping() : checked;
-    }
-    ready_windows_.push(job.deadline_ns, *taken);
-  }
-  work_.notify_one();
-  return {};
-}
-
-int LocalEngine::expire_idle_sessions() {
-  const auto timeout = static_cast<std::int64_t>(options_.idle_timeout_s * 1e9);
-  const std::int64_t now = clock_.now();
-  std::vector<SessionId> idle;
-  {
-    const std::lock_guard lock(registry_mutex_);
-    for (const auto& [id, session] : sessions_)
-      if (session->queued == 0 && now - session->last_active_ns > timeout) idle.push_back(id);
-  }
-  for (const SessionId id : idle) (void)close_session(id);
-  return static_cast<int>(idle.size());
-}
-
-EngineStats LocalEngine::stats() const {
-  EngineStats s;
-  s.batches = batches_.value();
-  s.steps = steps_.value();
-  s.windows = windows_.value();
-  s.late = late_.value();
-  s.refused = refused_.value();
-  {
-    const std::lock_guard lock(queue_mutex_);
-    s.queue_depth = static_cast<std::int64_t>(ready_windows_.size());
-  }
-  const std::lock_guard lock(registry_mutex_);
-  s.sessions = static_cast<std::int64_t>(sessions_.size());
-  for (const auto& [id, session] : sessions_)
-    s.queue_depth += static_cast<std::int64_t>(session->queued.load());
-  if (pages_) {
-    // The pages of stateless requests are set aside for good and belong to no session.
-    const std::int64_t aside = std::int64_t{kDecoders} * layout_.pages_per_session();
-    s.pages_used = pages_->used() - aside;
-    s.pages_total = pages_->total() - aside;
-    s.cache_bytes = static_cast<std::int64_t>(pool_memory_.bytes());
-  }
-  return s;
+  for (Counter* c : {&count_.batches, &count_.batch_rows, &count_.windows}) c->add(-c->value());
+  for (Counter& c : count_.batch_sizes) c.add(-c.value());
 }
 
 }  // namespace cortex

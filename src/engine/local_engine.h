@@ -2,13 +2,15 @@
 
 #include <cortex/engine.h>
 
+#include <array>
+#include <atomic>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <thread>
-#include <unordered_map>
 #include <vector>
 
-#include "cache/page_pool.h"
+#include "cache/session_table.h"
 #include "core/clock.h"
 #include "core/mutex.h"
 #include "engine/session.h"
@@ -16,16 +18,19 @@
 #include "model/stream_model.h"
 #include "model/weights.h"
 #include "model/window_model.h"
-#include "scheduler/batch_former.h"
+#include "scheduler/scheduler.h"
 
 namespace cortex {
+
+/// What the CPU backend of an engine is asked for.
+CpuOptions cpu_options(const ModelFile& file, const EngineOptions& options);
 
 /// One replica in this process: one backend, one compute thread, one page pool.
 ///
 /// Three locks, taken in this order and never two of a kind:
 ///   registry_mutex_   which sessions and pages there are; clients alone
 ///   Session::intake   one client at a time checks a step and copies it to its slot
-///   queue_mutex_      what is ready and in flight: a few words at a time, no allocation, no copy
+///   queue_mutex_      the scheduler and what is in flight: no allocation, no copy of a request
 /// The compute thread takes the last one only: it takes a batch, runs it without a lock, hands the
 /// answers over, then lets go of the sessions.
 class LocalEngine final : public Engine {
@@ -33,7 +38,9 @@ class LocalEngine final : public Engine {
   /// As Engine::create, of a model that is in memory; options.model_path only names it.
   static Result<std::unique_ptr<LocalEngine>> create(const EngineOptions& options,
                                                      const ModelFile& file);
-  LocalEngine(const EngineOptions& options, const ModelFile& file, Backend backend);
+  /// Deadlines and answers are times of `clock`, which outlives the engine.
+  LocalEngine(const EngineOptions& options, const ModelFile& file, Backend backend,
+              const Clock& clock = RealClock::instance());
   ~LocalEngine() override;
 
   const ModelInfo& model() const override { return info_; }
@@ -41,8 +48,10 @@ class LocalEngine final : public Engine {
   Result<SessionSummary> close_session(SessionId id) override;
   Result<void> submit(const StepRequest& request, StepSink& sink) override;
   Result<void> submit(const WindowRequest& request, WindowSink& sink) override;
+  int cancel(const WindowSink& sink) override;
   int expire_idle_sessions() override;
   EngineStats stats() const override;
+  EngineState state() const override { return state_; }
   std::span<const RealtimeGrant> realtime() const override { return realtime_; }
 
  private:
@@ -54,71 +63,131 @@ class LocalEngine final : public Engine {
     WindowSink* sink = nullptr;
   };
 
-  struct Refusal {
-    WindowSink* sink;
-    std::int64_t submitted_ns;
+  struct Counters {
+    Counter batches;
+    Counter batch_rows;
+    std::array<Counter, EngineStats::kBatchSizeBuckets> batch_sizes;
+    Counter failed_batches;
+    Counter recoveries;
+    Counter steps;
+    Counter windows;
+    Counter late;
+    Counter predicted_misses;
+    Counter shed;
+    Counter withheld;
+    Counter cancelled;
+    Counter not_finite;
+    Counter cache_hits;
+    Counter cache_misses;
   };
 
   bool streams() const { return config_.kind == ModelKind::stream; }
   void reserve_streams(const ModelFile& file);
-  void reserve_windows(const ModelFile& file);
-  /// Runs every size of batch once, then one request through the queue.
+  void reserve_windows();
+  /// The model and its pool of pages into the backend's memory.
+  void place_model(const ModelFile& file);
+  /// Where the backend keeps calls, makes each once.
   void warm_up();
+  /// What batches of several sizes take, within a budget.
+  std::vector<BatchCost> measure_batches();
+  TimeNs time_forward(int rows, int keys);
+  /// One request through the queue.
   void run_once();
-  std::shared_ptr<Session> find_session(SessionId id) const;
+
+  // Clients.
+  std::shared_ptr<Session> find_session(SessionId id);
+  Result<void> check_tenant(TenantId tenant) const;
+  /// Reserves the session's rate and a place among its tenant's.
+  Result<void> admit(const Session& session);
+  /// What follows when a session is no longer found: its waiting steps are failed, its pages and
+  /// its rate given back.
+  SessionSummary finish_closing(Session& session);
   /// Takes a free place for a stateless request; none: resource_exhausted.
   Result<std::uint64_t> take_window_job();
+  WindowOffer offer_of(std::uint64_t index, TenantId tenant) const;
+  Error refusal(Verdict verdict, const WindowOffer& offer) const;
 
   // Compute thread.
   void run();
-  /// Takes what is ready, after waiting for something; false when the engine ends.
+  /// Takes what is to run next, after waiting for something; false when the engine ends.
   bool take_batch();
-  void start_decodes();
-  void run_stream_batch();
-  void run_window_batch();
+  void begin_windows();
+  void fail_shed();
+  /// Runs what was taken and answers it.
+  void run_batch();
+  std::span<const float> forward();
+  std::span<const float> forward_streams();
+  std::span<const float> forward_windows();
+  void count_batch();
+  void answer_streams(std::span<const float> behavior);
+  void answer_windows(std::span<const float> behavior);
+  /// Answers the front job of a session, whose steps up to its last one have run.
   void answer_front(Session& session, std::span<const float> behavior);
-  void fail_window(WindowSink& sink, std::int64_t submitted_ns);
+  /// The computation of the batch failed: every request in it is answered with an error, every
+  /// session in it is lost.
+  void fail_batch(const char* why);
+  /// The device failed: fails every session, then sets it up again or, where it does not come back,
+  /// the CPU.
+  void recover(const std::string& why);
+  void lose_streams(const Error& error);
+  /// What is in the way; empty: nothing is.
+  std::string set_up_again(const std::string& device);
+  void fail_everything(const Error& error);
+  /// Takes out the front job and answers it with `error`; false: there is none.
+  bool fail_front(Session& session, const Error& error);
+  /// The sessions of the batch are free to be taken again, or closed.
+  void let_go();
+  void fail_window(WindowSink& sink, std::int64_t submitted_ns, const Error& error);
+  void end_window(std::uint64_t index, std::uint32_t tenant);
+  void end_decode(Session& session, std::uint32_t tenant);
+  /// An error in `text_error_`, if an output is not finite.
+  const Error* not_finite(std::span<const float> behavior, Session* session);
 
   const EngineOptions options_;
   const ModelConfig config_;
-  const Clock& clock_ = RealClock::instance();
+  const Clock& clock_;
   ModelInfo info_;
   int bins_per_step_ = 1;
-  std::unique_ptr<Ops> ops_;
+  std::atomic<EngineState> state_{EngineState::warming};
+  std::atomic<bool> fell_back_{false};  // from device_ to the CPU
+  std::string device_;                  // as make_backend names it
+  std::optional<ModelFile> kept_;       // on a GPU, to set it up again
+  std::unique_ptr<Ops> ops_;            // changes under the queue lock
   PageLayout layout_;
   Buffer pool_memory_;
-  std::unique_ptr<StreamModel> stream_;
-  std::unique_ptr<WindowModel> window_;
+  std::size_t pool_bytes_ = 0;
+  std::unique_ptr<StreamForward> stream_;
+  std::unique_ptr<WindowForward> window_;
 
   mutable std::mutex registry_mutex_;
-  std::unique_ptr<PagePool> pages_;
-  std::unordered_map<SessionId, std::shared_ptr<Session>> sessions_;
-  SessionId last_id_ = 0;
+  std::optional<SessionTable<std::shared_ptr<Session>>> sessions_;
 
   mutable PriorityMutex queue_mutex_;
   PriorityCondition work_;  // something became ready, or the end
   PriorityCondition idle_;  // a session left the compute thread
   bool stopping_ = false;
-  EdfQueue ready_;          // keys are addresses of sessions
-  EdfQueue ready_windows_;  // keys are indices into window_jobs_
+  std::optional<Scheduler> scheduler_;  // keys: addresses of sessions, indices of window jobs
   std::vector<WindowJob> window_jobs_;
   std::vector<std::uint64_t> free_window_jobs_;
   std::vector<std::unique_ptr<Session>> decoders_;  // run stateless requests as streams
   std::vector<Session*> free_decoders_;
 
   // Compute thread, all of their full size from the start.
-  std::vector<std::uint64_t> batch_keys_;
+  const FormedBatch* formed_ = nullptr;
+  std::int64_t started_ns_ = 0;
+  BatchInfo batch_;
   std::vector<Session*> batch_sessions_;
-  std::vector<Refusal> refusals_;  // stateless requests too late to start
+  struct Refused {
+    WindowSink* sink;
+    std::int64_t submitted_ns;
+  };
+  std::vector<Refused> refused_;  // stateless requests that were given up
   StreamBatch stream_batch_;
   WindowBatch window_batch_;
 
-  Counter batches_;
-  Counter steps_;
-  Counter windows_;
-  Counter late_;
-  Counter refused_;
+  Counters count_;
   const Error too_late_;
+  Error text_error_;  // its text has room enough
   std::vector<RealtimeGrant> realtime_;
   std::thread thread_;
 };

@@ -32,6 +32,15 @@ const StreamJob& Session::pop_back() {
   return ring[tail];
 }
 
+StepOffer Session::offer() const {
+  const StreamJob& job = ring[head];
+  return {.key = key_of(*this),
+          .arrived = job.submitted_ns,
+          .deadline = job.deadline_ns,
+          .keys = static_cast<std::int32_t>(job.events.size()),
+          .forwards = job.forwards};
+}
+
 void Session::advance(int bins_per_step, int context_steps) {
   StreamJob& job = front();
   // No answer depends on more than `context_steps` steps: a longer silence need not be run, and

@@ -9,6 +9,7 @@
 
 #include "cache/stream_state.h"
 #include "model/stream_model.h"
+#include "scheduler/scheduler.h"
 #include "telemetry/metrics.h"
 
 namespace cortex {
@@ -17,6 +18,7 @@ namespace cortex {
 /// events, and answer for the last.
 struct StreamJob {
   std::int64_t last_step = 0;
+  int forwards = 1;           ///< steps that it runs
   std::vector<Event> events;  ///< sorted by (bin, unit), merged; capacity reserved
   std::size_t cursor = 0;     ///< first event that has not run
   std::int64_t deadline_ns = kNoDeadline;
@@ -24,6 +26,7 @@ struct StreamJob {
   std::int64_t dropped_events = 0;
   std::int64_t submitted_ns = 0;
   std::int64_t started_ns = 0;
+  bool begun = false;  ///< its first step has run or runs
   StepSink* sink = nullptr;
   WindowSink* window_sink = nullptr;  ///< instead, where a stateless request runs as a stream
 };
@@ -46,6 +49,8 @@ struct Session {
   void pop_front();
   /// The job that would run last leaves the queue.
   const StreamJob& pop_back();
+  /// What the scheduler is told of the front job.
+  StepOffer offer() const;
   /// The front job's next step becomes the present one; appended to the batch by the caller.
   void advance(int bins_per_step, int context_steps);
   bool front_finished() { return state.next_step() > front().last_step; }
@@ -56,6 +61,7 @@ struct Session {
   SessionOptions options;
   std::vector<std::int32_t> unit_rows;  ///< declared unit -> row of the model's table
   std::vector<std::int32_t> pages;
+  StepFlow flow;  ///< under the queue lock
   StreamState state;
 
   std::mutex intake;
@@ -67,6 +73,9 @@ struct Session {
   std::atomic<std::size_t> queued{0};  ///< written under the queue lock, read anywhere
   bool in_flight = false;
   bool internal = false;  ///< serves stateless requests; no client owns it
+  /// A batch with it failed: its caches are no longer what its steps made them. Under the queue
+  /// lock.
+  bool lost = false;
   std::atomic<std::int64_t> last_active_ns{0};
 
   LatencyHistogram latency;

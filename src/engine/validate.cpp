@@ -37,6 +37,14 @@ Error too_many(std::size_t events, int most) {
 
 }  // namespace
 
+Error no_session(SessionId id) {
+  return {ErrorCode::not_found,
+          fmt::format("no session {}: it was closed, or expired and its state is lost; open a new "
+                      "one",
+                      id),
+          "session_id"};
+}
+
 Result<std::vector<std::int32_t>> match_units(const ModelConfig& config,
                                               const SessionOptions& options) {
   std::vector<std::int32_t> rows;

@@ -27,7 +27,11 @@ Result<void> check_window_events(const ModelConfig& config, std::span<const Even
 /// No step of these canonical events holds more than the model takes.
 Result<void> check_step_sizes(const ModelConfig& config, std::span<const Event> events);
 
+Error no_session(SessionId id);
+
 /// Steps are numbered below this, so that times in ms and bins stay exact.
 inline constexpr std::int64_t kMaxStep = 10'000'000'000'000;
+/// Of a session's declaration: its period is at least a microsecond.
+inline constexpr double kMaxStepRateHz = 1e6;
 
 }  // namespace cortex

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <memory>
 #include <numbers>
+#include <stdexcept>
 #include <span>
 
 #include "tensor/tensor.h"
@@ -16,6 +17,12 @@
 /// how many rows or items a call holds: on one backend, equal inputs give equal bits alone or in
 /// any batch.
 namespace cortex {
+
+/// A device failed; what lay in its memory must be taken for lost.
+class DeviceError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
 
 /// Memory of a backend: moves, frees itself.
 class Buffer {
@@ -75,6 +82,9 @@ struct LinearTensor {
   const Tensor* gain = nullptr;
   /// A row's bits may depend on its batch: windows promise a tolerance, streams promise bits.
   bool any_order = false;
+  /// May run in 8-bit floats where the backend was asked to; a GELU's result is then read by one
+  /// linear of this kind and by nothing else.
+  bool narrow = false;
 };
 
 /// The same weight in the form that a backend multiplies by.
@@ -84,6 +94,8 @@ class LinearWeight {
   virtual ~LinearWeight() = default;
   std::int64_t out() const { return out_; }
   std::int64_t in() const { return in_; }
+  /// Of the backend's memory, padding and scales included.
+  virtual std::size_t bytes() const = 0;
 
  private:
   std::int64_t out_;
@@ -288,6 +300,10 @@ class Ops {
   virtual ~Ops() = default;
   virtual const char* name() const = 0;
 
+  /// The device failed, in a call of this or of another backend's on it: no further call succeeds.
+  virtual bool lost() const { return false; }
+  /// Bytes in use of the whole device; -1: host memory.
+  virtual std::int64_t device_memory_used() const { return -1; }
   /// Uninitialised; std::bad_alloc when there is none.
   virtual Buffer allocate(std::size_t bytes) = 0;
   virtual void clear(const Buffer& buffer) = 0;  ///< to zero bytes
@@ -311,6 +327,11 @@ class Ops {
   /// What lies between two operations of such a model: all but the residual stream and results.
   virtual DType activation_dtype(DType weights) const {
     (void)weights;
+    return DType::f32;
+  }
+  /// The residual stream, `dim` wide, of a model whose rows may depend on their batch.
+  virtual DType residual_dtype(DType weights, std::int64_t dim) const {
+    (void)weights, (void)dim;
     return DType::f32;
   }
   /// Makes room for calls of up to this size, so that none allocates later.
@@ -339,7 +360,7 @@ class Ops {
                            const float* bias, Epilogue epilogue, MatrixView out) = 0;
   /// out = norm(x), rows independent.
   virtual void normalize(const NormArgs& norm, MatrixView x, MatrixView out) = 0;
-  /// out[i] = x[i mod x.rows], float32.
+  /// out[i] = x[i mod x.rows], x float32, out of the residual stream's dtype.
   virtual void repeat_rows(MatrixView x, MatrixView out) {
     for (std::int64_t i = 0; i < out.rows; ++i)
       std::memcpy(out.data + i * out.stride, x.data + i % x.rows * x.stride,

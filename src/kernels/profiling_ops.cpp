@@ -53,7 +53,7 @@ double floor_ns(const ProfileEntry& entry, const Ceilings& ceilings) {
   return std::max(arithmetic, memory);
 }
 
-ProfilingOps::ProfilingOps(Ops& inner) : inner_(inner), entries_(kMostEntries) {}
+ProfilingOps::ProfilingOps(Ops& inner) : ForwardingOps(inner), entries_(kMostEntries) {}
 
 void ProfilingOps::reset() {
   std::fill(entries_.begin(), entries_.end(), ProfileEntry{});
@@ -98,11 +98,11 @@ void ProfilingOps::begin_forward() {
   recording_ = wanted_;
   section_ = kInput;
   if (recording_) forward_began_ns_ = now_ns();
-  inner_.begin_forward();
+  base_.begin_forward();
 }
 
 void ProfilingOps::end_forward() {
-  inner_.end_forward();
+  base_.end_forward();
   if (!recording_) return;
   forward_ns_ += now_ns() - forward_began_ns_;
   ++forwards_;
@@ -111,11 +111,11 @@ void ProfilingOps::end_forward() {
 
 void ProfilingOps::section(const char* name) {
   section_ = name;
-  inner_.section(name);
+  base_.section(name);
 }
 
 std::unique_ptr<LinearWeight> ProfilingOps::pack_linear(const LinearTensor& linear) {
-  auto packed = inner_.pack_linear(linear);
+  auto packed = base_.pack_linear(linear);
   packed_bytes_[packed.get()] =
       static_cast<double>(linear.weight.bytes() + (linear.scale ? linear.scale->bytes() : 0));
   return packed;
@@ -123,7 +123,7 @@ std::unique_ptr<LinearWeight> ProfilingOps::pack_linear(const LinearTensor& line
 
 void ProfilingOps::clear(const Buffer& buffer) {
   timed(
-      "clear", 0, 0, [&] { inner_.clear(buffer); },
+      "clear", 0, 0, [&] { base_.clear(buffer); },
       [&] {
         return Work{0, 0, static_cast<double>(buffer.bytes())};
       });
@@ -131,7 +131,7 @@ void ProfilingOps::clear(const Buffer& buffer) {
 
 void ProfilingOps::upload(const Buffer& to, const void* host, std::size_t bytes) {
   timed(
-      "upload", 0, 0, [&] { inner_.upload(to, host, bytes); },
+      "upload", 0, 0, [&] { base_.upload(to, host, bytes); },
       [&] {
         return Work{0, 0, static_cast<double>(bytes)};
       });
@@ -139,7 +139,7 @@ void ProfilingOps::upload(const Buffer& to, const void* host, std::size_t bytes)
 
 void ProfilingOps::download(void* host, const float* from, std::size_t bytes) {
   timed(
-      "download", 0, 0, [&] { inner_.download(host, from, bytes); },
+      "download", 0, 0, [&] { base_.download(host, from, bytes); },
       [&] {
         return Work{0, 0, static_cast<double>(bytes)};
       });
@@ -147,17 +147,17 @@ void ProfilingOps::download(void* host, const float* from, std::size_t bytes) {
 
 void ProfilingOps::send(const SharedBuffer& buffer, std::size_t offset, std::size_t bytes) {
   timed(
-      "send", 0, 0, [&] { inner_.send(buffer, offset, bytes); }, [] { return Work{}; });
+      "send", 0, 0, [&] { base_.send(buffer, offset, bytes); }, [] { return Work{}; });
 }
 
 void ProfilingOps::receive(const SharedBuffer& buffer, std::size_t bytes) {
   timed(
-      "receive", 0, 0, [&] { inner_.receive(buffer, bytes); }, [] { return Work{}; });
+      "receive", 0, 0, [&] { base_.receive(buffer, bytes); }, [] { return Work{}; });
 }
 
 void ProfilingOps::repeat_rows(MatrixView x, MatrixView out) {
   timed(
-      "repeat_rows", 0, 0, [&] { inner_.repeat_rows(x, out); },
+      "repeat_rows", 0, 0, [&] { base_.repeat_rows(x, out); },
       [&] {
         return Work{0, 0, static_cast<double>(out.rows * out.cols) * kFloat};
       });
@@ -165,14 +165,14 @@ void ProfilingOps::repeat_rows(MatrixView x, MatrixView out) {
 
 void ProfilingOps::phases(const PhaseArgs& args) {
   timed(
-      "phases", 0, 0, [&] { inner_.phases(args); }, [] { return Work{}; });
+      "phases", 0, 0, [&] { base_.phases(args); }, [] { return Work{}; });
 }
 
 void ProfilingOps::norm_linear(const NormArgs& norm, MatrixView x, const LinearWeight& weight,
                                const float* bias, Epilogue epilogue, MatrixView out) {
   timed(
       "norm_linear", weight.out(), weight.in(),
-      [&] { inner_.norm_linear(norm, x, weight, bias, epilogue, out); },
+      [&] { base_.norm_linear(norm, x, weight, bias, epilogue, out); },
       [&] {
         const double flop = 2.0 * static_cast<double>(x.rows) * static_cast<double>(weight.out()) *
                             static_cast<double>(weight.in());
@@ -183,13 +183,13 @@ void ProfilingOps::norm_linear(const NormArgs& norm, MatrixView x, const LinearW
 
 void ProfilingOps::normalize(const NormArgs& norm, MatrixView x, MatrixView out) {
   timed(
-      "normalize", 0, 0, [&] { inner_.normalize(norm, x, out); }, [] { return Work{}; });
+      "normalize", 0, 0, [&] { base_.normalize(norm, x, out); }, [] { return Work{}; });
 }
 
 void ProfilingOps::project_tokens(const TokenArgs& tokens, const TokenProjection& projection,
                                   MatrixView out) {
   timed(
-      "project_tokens", 0, 0, [&] { inner_.project_tokens(tokens, projection, out); },
+      "project_tokens", 0, 0, [&] { base_.project_tokens(tokens, projection, out); },
       [&] {
         const auto events = static_cast<double>(tokens.events);
         const auto width = static_cast<double>(projection.width);
@@ -202,7 +202,7 @@ void ProfilingOps::project_tokens(const TokenArgs& tokens, const TokenProjection
 
 void ProfilingOps::ragged_attention(const RaggedAttentionArgs& args) {
   timed(
-      "ragged_attention", 0, 0, [&] { inner_.ragged_attention(args); },
+      "ragged_attention", 0, 0, [&] { base_.ragged_attention(args); },
       [&] {
         return Work{4.0 * visible_pairs(args) * args.heads * args.head_dim, 0, 0};
       });
@@ -211,7 +211,7 @@ void ProfilingOps::ragged_attention(const RaggedAttentionArgs& args) {
 void ProfilingOps::softmax_pool(MatrixView scores, MatrixView x, std::int64_t rows,
                                 MatrixView out) {
   timed(
-      "softmax_pool", 0, 0, [&] { inner_.softmax_pool(scores, x, rows, out); },
+      "softmax_pool", 0, 0, [&] { base_.softmax_pool(scores, x, rows, out); },
       [&] {
         return Work{2.0 * static_cast<double>(rows * out.rows) * static_cast<double>(out.cols), 0,
                     0};
@@ -220,7 +220,7 @@ void ProfilingOps::softmax_pool(MatrixView scores, MatrixView x, std::int64_t ro
 
 void ProfilingOps::mean_rows(MatrixView x, std::int64_t rows, MatrixView out) {
   timed(
-      "mean_rows", 0, 0, [&] { inner_.mean_rows(x, rows, out); },
+      "mean_rows", 0, 0, [&] { base_.mean_rows(x, rows, out); },
       [&] {
         return Work{static_cast<double>(x.rows * x.cols), 0, 0};
       });
@@ -229,7 +229,7 @@ void ProfilingOps::mean_rows(MatrixView x, std::int64_t rows, MatrixView out) {
 void ProfilingOps::additive_bag(const StreamTables& tables, const StreamEvents& events,
                                 MatrixView out) {
   timed(
-      "additive_bag", 0, 0, [&] { inner_.additive_bag(tables, events, out); },
+      "additive_bag", 0, 0, [&] { base_.additive_bag(tables, events, out); },
       [&] {
         double present = 0;
         for (int b = 0; b < events.steps; ++b) present += events.indptr[b + 1] - events.present[b];
@@ -241,7 +241,7 @@ void ProfilingOps::additive_bag(const StreamTables& tables, const StreamEvents& 
 void ProfilingOps::stream_cross_attention(const StreamTables& tables, const StreamEvents& events,
                                           MatrixView out) {
   timed(
-      "stream_cross_attention", 0, 0, [&] { inner_.stream_cross_attention(tables, events, out); },
+      "stream_cross_attention", 0, 0, [&] { base_.stream_cross_attention(tables, events, out); },
       [&] {
         // An event's V is the sum of two rows, its score the sum of two table entries.
         const double n = events.indptr[events.steps];
@@ -253,7 +253,7 @@ void ProfilingOps::stream_cross_attention(const StreamTables& tables, const Stre
 
 void ProfilingOps::paged_attention(const PagedAttentionArgs& args) {
   timed(
-      "paged_attention", 0, 0, [&] { inner_.paged_attention(args); },
+      "paged_attention", 0, 0, [&] { base_.paged_attention(args); },
       [&] {
         double live = 0;
         for (int b = 0; b < args.steps; ++b) live += args.cache.live[b];

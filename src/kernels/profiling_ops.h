@@ -5,7 +5,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "kernels/ops.h"
+#include "kernels/forwarding_ops.h"
 
 namespace cortex {
 
@@ -44,7 +44,7 @@ double floor_ns(const ProfileEntry& entry, const Ceilings& ceilings);
 ///
 /// Recording allocates nothing. A call's time ends when the inner backend returns. Arguments in the
 /// backend's memory are read to count work, so `inner` must be one of host memory.
-class ProfilingOps final : public Ops {
+class ProfilingOps final : public ForwardingOps {
  public:
   explicit ProfilingOps(Ops& inner);
 
@@ -57,29 +57,12 @@ class ProfilingOps final : public Ops {
   /// From begin_forward() to end_forward(), so also what a plan does between its calls.
   std::int64_t forward_ns() const { return forward_ns_; }
 
-  const char* name() const override { return inner_.name(); }
-  Buffer allocate(std::size_t bytes) override { return inner_.allocate(bytes); }
   void clear(const Buffer& buffer) override;
   void upload(const Buffer& to, const void* host, std::size_t bytes) override;
   void download(void* host, const float* from, std::size_t bytes) override;
-  SharedBuffer allocate_shared(SharedUse use, std::size_t bytes) override {
-    return inner_.allocate_shared(use, bytes);
-  }
   void send(const SharedBuffer& buffer, std::size_t offset, std::size_t bytes) override;
   void receive(const SharedBuffer& buffer, std::size_t bytes) override;
   std::unique_ptr<LinearWeight> pack_linear(const LinearTensor& linear) override;
-  DType cache_dtype(DType weights) const override { return inner_.cache_dtype(weights); }
-  DType activation_dtype(DType weights) const override { return inner_.activation_dtype(weights); }
-  bool keeps_calls() const override { return inner_.keeps_calls(); }
-  std::int64_t rounded_items(std::int64_t count) const override {
-    return inner_.rounded_items(count);
-  }
-  std::int64_t rounded_events(std::int64_t count) const override {
-    return inner_.rounded_events(count);
-  }
-  bool begin_calls(const ForwardKey& key) override { return inner_.begin_calls(key); }
-  void end_calls() override { inner_.end_calls(); }
-  void reserve(const OpsCapacity& capacity) override { inner_.reserve(capacity); }
   void begin_forward() override;
   void end_forward() override;
   void section(const char* name) override;
@@ -110,7 +93,6 @@ class ProfilingOps final : public Ops {
   void timed(const char* operation, std::int64_t out, std::int64_t in, Call&& call, Count&& count);
   ProfileEntry& entry(const char* operation, std::int64_t out, std::int64_t in);
 
-  Ops& inner_;
   std::unordered_map<const LinearWeight*, double> packed_bytes_;
   bool wanted_ = false;
   bool recording_ = false;

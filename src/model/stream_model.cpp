@@ -356,4 +356,13 @@ void StreamModel::run(int steps) {
                    head_bias_.f32(), Epilogue::store, matrix(y_.device.f32(), steps, outputs));
 }
 
+std::size_t StreamModel::resident_bytes() const {
+  std::size_t bytes = 0;
+  const auto add = [&](const auto&... parts) { ((bytes += parts.bytes()), ...); };
+  add(*cross_out_, final_norm_, *head_, head_bias_, periods_);
+  for (const Buffer& table : table_buffers_) add(table);
+  for (const Block& b : blocks_) add(b.norm_attn, b.norm_mlp, *b.qkv, *b.out, *b.up, *b.down);
+  return bytes;
+}
+
 }  // namespace cortex

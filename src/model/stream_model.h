@@ -8,29 +8,11 @@
 
 #include "kernels/ops.h"
 #include "model/config.h"
+#include "model/forward.h"
 #include "model/rotary.h"
 #include "model/weights.h"
 
 namespace cortex {
-
-/// One step each of up to `capacity` streams, as the engine packs it in host memory.
-struct StreamBatch {
-  int steps = 0;
-  std::vector<std::int64_t> step;    ///< [steps] number of the step
-  std::vector<std::int32_t> indptr;  ///< as in StreamEvents and PagedKv
-  std::vector<std::int32_t> present;
-  std::vector<std::int32_t> unit;
-  std::vector<std::int32_t> value;
-  std::vector<std::int32_t> offset;
-  std::vector<std::int32_t> page_indptr;
-  std::vector<std::int32_t> pages;
-  std::vector<std::int32_t> slot;
-  std::vector<std::int32_t> live;
-
-  /// Empty, with room for `steps` steps of `events` recent events and `pages` pages each.
-  void reserve(int steps, std::int64_t events, int pages);
-  void clear();
-};
 
 /// The pool of K and V that a stream model works on; it outlives the model.
 struct StreamPages {
@@ -42,17 +24,20 @@ struct StreamPages {
 
 /// The stream decoder's forward plan: R new rows a step, over a paged cache. DESIGN: published
 /// Perceiver encoder made causal, see docs/architecture.md for the formulas.
-class StreamModel {
+class StreamModel final : public StreamForward {
  public:
   /// Uploads the weights and projects the tables. `capacity`: most steps a forward takes.
   StreamModel(const ModelFile& file, Ops& ops, int capacity, const StreamPages& pages);
 
   /// Runs the batch: appends K and V of each step to its pages, and leaves the behaviour in
   /// physical units in the returned [steps, outputs], valid until the next call.
-  std::span<const float> forward(const StreamBatch& batch);
+  std::span<const float> forward(const StreamBatch& batch) override;
   /// Where the backend keeps calls: runs an empty batch of every size that it tells apart, so that
   /// from then on no forward is a first one.
-  void warm_up();
+  void warm_up() override;
+  /// Weights and projected tables as the backend holds them; activations and the pool of pages come
+  /// on top.
+  std::size_t resident_bytes() const;
 
   const ModelConfig& config() const { return config_; }
 

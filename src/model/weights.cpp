@@ -212,6 +212,15 @@ std::size_t ModelFile::bytes() const {
   return n;
 }
 
+ModelFile clone(const ModelFile& file) {
+  ModelFile copy;
+  copy.config = file.config;
+  copy.digest = file.digest;
+  copy.is_identity = file.is_identity;
+  for (const auto& [name, tensor] : file.tensors) copy.tensors.emplace(name, tensor.clone());
+  return copy;
+}
+
 const char* precision_name(DType dtype) {
   switch (dtype) {
     case DType::f32:

@@ -16,7 +16,8 @@ namespace cortex {
 struct ModelFile {
   ModelConfig config;
   std::map<std::string, Tensor> tensors;
-  std::string digest;  ///< 16 hex digits over the file's bytes
+  std::string digest;        ///< 16 hex digits over the file's bytes
+  bool is_identity = false;  ///< no decoder at all, see identity_model.h; never so from a file
 
   const Tensor& at(const std::string& name) const { return tensors.at(name); }
   /// A linear's weight with its scale, where it has one; `gain` names that of the RMS norm which
@@ -29,6 +30,9 @@ struct ModelFile {
   /// Of the tensors as they are held, scales included.
   std::size_t bytes() const;
 };
+
+/// With tensors of its own.
+ModelFile clone(const ModelFile& file);
 
 /// "fp32", "bf16" or "int8": how a precision is named in answers and reports.
 const char* precision_name(DType dtype);

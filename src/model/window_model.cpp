@@ -37,7 +37,7 @@ WindowModel::WindowModel(const ModelFile& file, Ops& ops, int capacity, std::int
 
   const std::string cross = "encoder.cross_attn.";
   project_token_tables(file);
-  cross_out_ = pack(file.linear(cross + "out_proj.weight"));
+  cross_out_ = pack(file.linear(cross + "out_proj.weight"), false);
   for (int i = 0; i < config_.layers; ++i) {
     const std::string block = fmt::format("encoder.self_attn_blocks.{}.", i);
     Block b;
@@ -47,10 +47,10 @@ WindowModel::WindowModel(const ModelFile& file, Ops& ops, int capacity, std::int
     const auto norm = [&](const char* name) {
       return config_.norm == NormKind::rmsnorm ? block + name + ".weight" : "";
     };
-    b.qkv = pack(file.linear(block + "qkv_proj.weight", norm("norm_attn")));
-    b.out = pack(file.linear(block + "out_proj.weight"));
-    b.up = pack(file.linear(block + "mlp.0.weight", norm("norm_mlp")));
-    b.down = pack(file.linear(block + "mlp.2.weight"));
+    b.qkv = pack(file.linear(block + "qkv_proj.weight", norm("norm_attn")), true);
+    b.out = pack(file.linear(block + "out_proj.weight"), false);
+    b.up = pack(file.linear(block + "mlp.0.weight", norm("norm_mlp")), true);
+    b.down = pack(file.linear(block + "mlp.2.weight"), true);
     blocks_.push_back(std::move(b));
   }
   final_norm_ = load_norm(file, "encoder.final_norm");
@@ -98,6 +98,7 @@ WindowModel::WindowModel(const ModelFile& file, Ops& ops, int capacity, std::int
     output_std_.assign(std.begin(), std.end());
   }
 
+  residual_ = ops_.residual_dtype(file.precision(), dim);
   const std::int64_t windows = ops_.rounded_items(capacity);
   const std::int64_t events = ops_.rounded_events(max_events);
   const std::int64_t rows = windows * config_.latents;
@@ -113,7 +114,7 @@ WindowModel::WindowModel(const ModelFile& file, Ops& ops, int capacity, std::int
   latent_indptr_ = ops_.allocate(latent_indptr.size() * sizeof(std::int32_t));
   ops_.upload(latent_indptr_, latent_indptr.data(), latent_indptr.size() * sizeof(std::int32_t));
   kv_ = activations(events * 2 * dim);
-  z_ = floats(rows * dim);
+  z_ = ops_.allocate(size_of(residual_) * static_cast<std::size_t>(rows * dim));
   qkv_ = activations(rows * 3 * dim);
   attention_ = activations(rows * dim);
   hidden_ = activations(rows * config_.hidden());
@@ -140,8 +141,9 @@ Buffer WindowModel::upload(std::span<const float> values) {
   return buffer;
 }
 
-std::unique_ptr<LinearWeight> WindowModel::pack(LinearTensor linear) {
+std::unique_ptr<LinearWeight> WindowModel::pack(LinearTensor linear, bool narrow) {
   linear.any_order = true;
+  linear.narrow = narrow;
   return ops_.pack_linear(linear);
 }
 
@@ -163,7 +165,8 @@ void WindowModel::project_token_tables(const ModelFile& file) {
   projection_.eps = layer ? kLayerEps : kRmsEps;
   projection_.width = weight.size(0);
   // float32 tables would undo a part of what a narrow model saves.
-  projection_.dtype = file.precision() == DType::f32 ? DType::f32 : DType::bf16;
+  projection_.dtype =
+      file.precision() == DType::f32 ? ops_.activation_dtype(DType::f32) : DType::bf16;
   // rows times gain, through the weight.
   const auto project = [&](std::span<const float> rows, bool scaled) {
     std::vector<float> x(rows.begin(), rows.end());
@@ -280,14 +283,12 @@ NormArgs WindowModel::args(const Norm& norm) const {
   return {NormArgs::Kind::rms, norm.gain.f32(), nullptr, kRmsEps};
 }
 
-MatrixView WindowModel::latent_rows(const Buffer& buffer, int cols) const {
-  return matrix(buffer.f32(), static_cast<std::int64_t>(windows_) * config_.latents, cols);
+MatrixView WindowModel::latent_rows(const Buffer& buffer, int cols, DType dtype) const {
+  return matrix(buffer.f32(), static_cast<std::int64_t>(windows_) * config_.latents, cols, dtype);
 }
 
 MatrixView WindowModel::activation_rows(const Buffer& buffer, int cols) const {
-  MatrixView rows = latent_rows(buffer, cols);
-  rows.dtype = activation_;
-  return rows;
+  return latent_rows(buffer, cols, activation_);
 }
 
 void WindowModel::send_batch(const WindowBatch& batch, std::int64_t windows, std::int64_t events) {
@@ -342,14 +343,14 @@ void WindowModel::encode_events() {
   }
   ops_.section("cross-attention");
   ops_.ragged_attention(cross);
-  ops_.repeat_rows(matrix(latents_.f32(), config_.latents, dim), latent_rows(z_, dim));
-  ops_.norm_linear({}, cross.out, *cross_out_, nullptr, Epilogue::add, latent_rows(z_, dim));
+  ops_.repeat_rows(matrix(latents_.f32(), config_.latents, dim), residual_rows());
+  ops_.norm_linear({}, cross.out, *cross_out_, nullptr, Epilogue::add, residual_rows());
 }
 
 void WindowModel::run_block(const Block& block) {
   ops_.section(block.name.c_str());
   const int dim = config_.dim;
-  const MatrixView z = latent_rows(z_, dim);
+  const MatrixView z = residual_rows();
   const MatrixView qkv = activation_rows(qkv_, 3 * dim);
   const MatrixView hidden = activation_rows(hidden_, config_.hidden());
   ops_.norm_linear(args(block.norm_attn), z, *block.qkv, nullptr, Epilogue::store, qkv);
@@ -417,7 +418,7 @@ void WindowModel::run() {
   head.latents = config_.latents;
   head.first = args(final_norm_);
   head.second = args(head_norm_);
-  head.x = latent_rows(z_, dim);
+  head.x = residual_rows();
   head.score = head_score_.get();
   head.value = head_value_.get();
   head.keys = activation_rows(attention_, dim);
@@ -430,7 +431,7 @@ void WindowModel::run() {
 std::vector<float> WindowModel::masked_spike_logits() {
   if (!spike_head_) return {};
   const MatrixView final = activation_rows(final_, config_.dim);
-  ops_.normalize(args(final_norm_), latent_rows(z_, config_.dim), final);
+  ops_.normalize(args(final_norm_), residual_rows(), final);
   const MatrixView pooled = matrix(attention_.f32(), windows_, config_.dim, activation_);
   ops_.mean_rows(final, config_.latents, pooled);
   ops_.norm_linear({}, pooled, *spike_head_, spike_bias_.f32(), Epilogue::store,
@@ -438,6 +439,24 @@ std::vector<float> WindowModel::masked_spike_logits() {
   std::vector<float> logits(static_cast<std::size_t>(windows_ * config_.value_buckets));
   ops_.download(logits.data(), logits_.f32(), logits.size() * sizeof(float));
   return logits;
+}
+
+std::size_t WindowModel::resident_bytes() const {
+  std::size_t bytes = 0;
+  const auto add = [&](const auto&... parts) { ((bytes += parts.bytes()), ...); };
+  add(neuron_table_, time_table_, value_table_, latents_, cross_query_, *cross_out_, *head_score_,
+      *head_value_, spike_bias_);
+  if (spike_head_) add(*spike_head_);
+  for (const Buffer& table : projected_) add(table);
+  const auto add_norm = [&](const Norm& norm) { add(norm.gain, norm.bias); };
+  add_norm(final_norm_);
+  add_norm(head_norm_);
+  for (const Block& b : blocks_) {
+    add_norm(b.norm_attn);
+    add_norm(b.norm_mlp);
+    add(*b.qkv, *b.out, *b.up, *b.down);
+  }
+  return bytes;
 }
 
 }  // namespace cortex

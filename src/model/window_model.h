@@ -8,37 +8,26 @@
 
 #include "kernels/ops.h"
 #include "model/config.h"
+#include "model/forward.h"
 #include "model/weights.h"
 
 namespace cortex {
 
-/// Windows of events, packed: no padding.
-struct WindowBatch {
-  std::vector<std::int32_t> indptr = {0};  ///< [windows + 1]
-  std::vector<std::int32_t> neuron;
-  std::vector<std::int32_t> bin;
-  std::vector<std::int32_t> value;
-  std::vector<double> window_bins;  ///< [windows] nominal length, for the receptive field
-
-  int windows() const { return static_cast<int>(window_bins.size()); }
-  /// Room for `count` windows of together `events` events.
-  void reserve(int count, std::int64_t events);
-  void clear();
-};
-
 /// The window decoder's forward plan: the published architecture, see docs/architecture.md.
-class WindowModel {
+class WindowModel final : public WindowForward {
  public:
   /// Room for `capacity` windows of together `max_events` events.
   WindowModel(const ModelFile& file, Ops& ops, int capacity, std::int64_t max_events);
 
   /// Behaviour in physical units, [windows, outputs], valid until the next call.
-  std::span<const float> forward(const WindowBatch& batch);
+  std::span<const float> forward(const WindowBatch& batch) override;
   /// As StreamModel::warm_up().
-  void warm_up();
+  void warm_up() override;
   /// Logits over value buckets of the published masked-spike head for the windows of the last
   /// forward, [windows, value_buckets]; empty where the model has no such head.
   std::vector<float> masked_spike_logits();
+  /// Weights and projected tables as the backend holds them; activations come on top.
+  std::size_t resident_bytes() const;
 
   const ModelConfig& config() const { return config_; }
 
@@ -58,10 +47,11 @@ class WindowModel {
   };
 
   Buffer upload(std::span<const float> values);
-  std::unique_ptr<LinearWeight> pack(LinearTensor linear);
+  std::unique_ptr<LinearWeight> pack(LinearTensor linear, bool narrow);
   Norm load_norm(const ModelFile& file, const std::string& name);
   NormArgs args(const Norm& norm) const;
-  MatrixView latent_rows(const Buffer& buffer, int cols) const;
+  MatrixView latent_rows(const Buffer& buffer, int cols, DType dtype = DType::f32) const;
+  MatrixView residual_rows() const { return latent_rows(z_, config_.dim, residual_); }
   MatrixView activation_rows(const Buffer& buffer, int cols) const;
   /// Lays the batch, padded to `windows` windows and `events` events, into shared memory.
   void send_batch(const WindowBatch& batch, std::int64_t windows, std::int64_t events);
@@ -100,6 +90,7 @@ class WindowModel {
   std::vector<float> output_std_;
 
   DType activation_ = DType::f32;
+  DType residual_ = DType::f32;
   SharedBuffer inputs_;  // the batch
   TokenArgs tokens_;
   const std::int32_t* indptr_ = nullptr;

@@ -7,9 +7,9 @@
 #include <cstring>
 #include <unordered_map>
 
+#include "kernels/forwarding_ops.h"
 #include "model/stream_model.h"
 #include "model/window_model.h"
-#include "quant/forwarding_ops.h"
 
 namespace cortex {
 namespace {

@@ -1,36 +1,55 @@
 #include "scheduler/batch_former.h"
 
-#include <algorithm>
-
 namespace cortex {
 namespace {
 
-bool later(const ReadyWork& a, const ReadyWork& b) {
-  return a.deadline != b.deadline ? a.deadline > b.deadline : a.order > b.order;
-}
+// One more row is worth waiting for if that saves this share of running it alone.
+constexpr double kLeastGain = 0.05;
 
 }  // namespace
 
-void EdfQueue::push(TimeNs deadline, std::uint64_t key) {
-  heap_.push_back({deadline, arrivals_++, key});
-  std::push_heap(heap_.begin(), heap_.end(), later);
+bool GrowingBatch::in_time(const Work& work) const {
+  return !work.promised || start_ + work.forwards * alone(work) <= work.deadline;
 }
 
-ReadyWork EdfQueue::pop() {
-  std::pop_heap(heap_.begin(), heap_.end(), later);
-  const ReadyWork next = heap_.back();
-  heap_.pop_back();
-  return next;
+TimeNs GrowingBatch::latest(const Work& work) const {
+  return work.promised ? work.deadline - (work.forwards - 1) * alone(work) : kNever;
 }
 
-void EdfQueue::erase(std::uint64_t key) {
-  if (std::erase_if(heap_, [&](const ReadyWork& w) { return w.key == key; }) > 0)
-    std::make_heap(heap_.begin(), heap_.end(), later);
+bool GrowingBatch::admits(const Work& work) const {
+  if (rows_ == 0) return true;
+  if (rows_ == max_rows_) return false;
+  const TimeNs took = cost_->predict(rows_ + 1, keys_ + work.keys);
+  if (start_ + took > std::min(latest_, latest(work))) return false;
+  return static_cast<double>(took - took_) <= (1 - kLeastGain) * static_cast<double>(alone(work));
 }
 
-void form_batch(EdfQueue& queue, std::size_t max_batch, std::vector<std::uint64_t>& batch) {
-  batch.clear();
-  while (!queue.empty() && batch.size() < max_batch) batch.push_back(queue.pop().key);
+void GrowingBatch::add(const Work& work) {
+  ++rows_;
+  keys_ += work.keys;
+  took_ = cost_->predict(rows_, keys_);
+  further_ += (work.forwards - 1) * alone(work);
+  latest_ = std::min(latest_, latest(work));
+}
+
+void FormedBatch::reserve(std::size_t batch, std::size_t queue) {
+  taken.reserve(batch);
+  shed.reserve(queue);
+}
+
+bool Forecast::add(const Work& work) {
+  Work w = work;
+  if (w.promised)
+    w.deadline = first_start_ +
+                 static_cast<TimeNs>(static_cast<double>(w.deadline - first_start_) / stretch_);
+  if (batch_.in_time(w) && !batch_.admits(w))
+    batch_ = GrowingBatch(*cost_, max_rows_, batch_.all_finished());
+  if (!batch_.in_time(w)) {
+    ++misses_;
+    return false;
+  }
+  batch_.add(w);
+  return true;
 }
 
 }  // namespace cortex

@@ -1,38 +1,116 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
-#include "core/clock.h"
+#include "scheduler/cost_model.h"
+#include "scheduler/ready_queue.h"
 
 namespace cortex {
 
-/// Work that is ready to run: the owner's key and when its answer is due.
-struct ReadyWork {
-  TimeNs deadline = kNever;
-  std::uint64_t order = 0;  ///< of arrival; breaks ties, so equal deadlines are served in turn
-  std::uint64_t key = 0;
-};
-
-/// Earliest deadline first. Pure: no clock, no thread, no lock.
-class EdfQueue {
+/// A batch as it grows, starting at a given time.
+class GrowingBatch {
  public:
-  /// Up to `n` entries, push() allocates nothing.
-  void reserve(std::size_t n) { heap_.reserve(n); }
-  void push(TimeNs deadline, std::uint64_t key);
-  ReadyWork pop();
-  /// Takes the entries of `key` out, wherever they are.
-  void erase(std::uint64_t key);
-  bool empty() const { return heap_.empty(); }
-  std::size_t size() const { return heap_.size(); }
+  GrowingBatch(const CostModel& cost, int max_rows, TimeNs start)
+      : cost_(&cost), max_rows_(max_rows), start_(start) {}
+
+  /// Alone, and started with this batch, `work` would be in time.
+  bool in_time(const Work& work) const;
+  /// `work` may join: there is room, nothing promised becomes late by it, and together they take
+  /// less than one after the other. An empty batch takes anything.
+  bool admits(const Work& work) const;
+  void add(const Work& work);
+
+  int rows() const { return rows_; }
+  std::int64_t keys() const { return keys_; }
+  TimeNs start() const { return start_; }
+  /// Predicted.
+  TimeNs finish() const { return start_ + took_; }
+  /// Of this batch and of the further forwards of what is in it.
+  TimeNs all_finished() const { return start_ + took_ + further_; }
 
  private:
-  std::vector<ReadyWork> heap_;
-  std::uint64_t arrivals_ = 0;
+  TimeNs alone(const Work& work) const { return cost_->predict(1, work.keys); }
+  /// When a batch with `work` in it must have finished.
+  TimeNs latest(const Work& work) const;
+
+  const CostModel* cost_;
+  int max_rows_;
+  TimeNs start_;
+  int rows_ = 0;
+  std::int64_t keys_ = 0;
+  TimeNs took_ = 0;
+  TimeNs further_ = 0;
+  TimeNs latest_ = kNever;
 };
 
-/// Takes the next batch: as much as is ready, earliest deadline first, up to `max_batch`. There is
-/// no wait for more: a batch leaves as soon as the device is free.
-void form_batch(EdfQueue& queue, std::size_t max_batch, std::vector<std::uint64_t>& batch);
+/// A batch that was formed, and what was given up on the way.
+struct FormedBatch {
+  std::vector<Work> taken;
+  std::vector<Work> shed;  ///< sheddable, predicted to miss even if they started now
+  std::int64_t keys = 0;   ///< of what was taken
+  TimeNs predicted = 0;    ///< how long it will take
+
+  void reserve(std::size_t batch, std::size_t queue);
+};
+
+/// Takes the next batch at `now` from a WorkHeap or WorkList: what is due first, in that order, for
+/// as long as GrowingBatch admits the next; there is no wait for more. Promised work that can no
+/// longer be in time is not dispatched as if it could: it is shed, or loses its promise and is due
+/// `interval` later, so that what is late already makes nothing else late. Overwrites `batch`.
+template <class Queue>
+void form_batch(Queue& queue, const CostModel& cost, int max_rows, TimeNs now, FormedBatch& batch) {
+  batch.taken.clear();
+  batch.shed.clear();
+  GrowingBatch growing(cost, max_rows, now);
+  while (!queue.empty()) {
+    Work work = queue.front();
+    if (growing.in_time(work)) {
+      if (!growing.admits(work)) break;
+      growing.add(work);
+      batch.taken.push_back(work);
+      queue.pop();
+      continue;
+    }
+    queue.pop();
+    if (work.sheddable) {
+      batch.shed.push_back(work);
+      continue;
+    }
+    work.promised = false;
+    work.due = std::max(work.due, now) + work.interval;
+    queue.push(work);
+  }
+  batch.keys = growing.keys();
+  batch.predicted = growing.finish() - now;
+}
+
+/// Runs a queue forward, as form_batch() will if nothing else comes and costs are as predicted.
+/// Add work in the order in which it is due.
+class Forecast {
+ public:
+  /// `stretch`: how much longer than alone work takes, because other work has its own share.
+  Forecast(const CostModel& cost, int max_rows, TimeNs start, double stretch = 1)
+      : cost_(&cost),
+        max_rows_(max_rows),
+        first_start_(start),
+        stretch_(stretch),
+        batch_(cost, max_rows, start) {}
+
+  /// False: `work` is promised and would be late; it is left out.
+  bool add(const Work& work);
+  std::int64_t misses() const { return misses_; }
+  /// How much device time all that was added takes.
+  TimeNs work() const { return batch_.all_finished() - first_start_; }
+
+ private:
+  const CostModel* cost_;
+  int max_rows_;
+  TimeNs first_start_;
+  double stretch_;
+  GrowingBatch batch_;
+  std::int64_t misses_ = 0;
+};
 
 }  // namespace cortex

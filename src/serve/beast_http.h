@@ -1,11 +1,10 @@
 #pragma once
 
-// Included by http_server.cpp alone: Beast is expensive to compile.
+// Included by http_server.cpp and tls_connection.cpp alone: Beast is expensive to compile.
 
 #include <fmt/format.h>
 
 #include <boost/beast/core/flat_buffer.hpp>
-#include <boost/beast/core/tcp_stream.hpp>
 #include <boost/beast/http.hpp>
 #include <boost/beast/websocket/rfc6455.hpp>
 #include <optional>
@@ -21,20 +20,32 @@ namespace cortex {
 namespace http = beast::http;
 
 /// One HTTP connection: a request, its answer, the next request.
+template <class Stream>
 class HttpConnection final : public Connection {
  public:
   /// `turned_away`: over the limit of connections, so whatever it asks the answer is 503.
-  HttpConnection(ConnectionHost& host, beast::tcp_stream stream, bool turned_away)
-      : Connection(host), stream_(std::move(stream)), turned_away_(turned_away) {}
+  HttpConnection(ConnectionHost& host, Stream stream, Peer peer, bool turned_away)
+      : Connection(host),
+        stream_(std::move(stream)),
+        peer_(std::move(peer)),
+        turned_away_(turned_away) {}
 
-  void start() { wait_request(host_.state.options.read_timeout_s); }
+  void start() {
+    phase_ = Phase::idle;
+    due_ns_ = in_seconds(patience());
+    Traits::handshake(stream_, [me = self<HttpConnection>()](beast::error_code ec) {
+      if (ec) return me->close();
+      me->wait_request(me->host_.state.options.read_timeout_s);
+    });
+  }
 
   void check(TimeNs now) override {
     if (now <= due_ns_) return;
     due_ns_ = kNever;
     if (phase_ != Phase::reading) return close();
     timed_out_ = true;  // there is a client to tell, so the socket stays open for the answer
-    stream_.cancel();
+    beast::error_code ignored;
+    Traits::socket(stream_).cancel(ignored);
   }
   void drain() override {
     if (phase_ == Phase::idle || phase_ == Phase::leaving) close();
@@ -42,17 +53,23 @@ class HttpConnection final : public Connection {
   void abort() override { close(); }
 
  private:
+  using Traits = StreamTraits<Stream>;
   enum class Phase { idle, reading, answering, writing, leaving };
   static constexpr std::size_t kChunk = 16 << 10;
   static constexpr std::uint32_t kHeaderLimit = 16 << 10;
   static constexpr double kTurnedAwayS = 2;
   static constexpr double kLeaveS = 1;
 
+  double patience() const {
+    return turned_away_ ? kTurnedAwayS : host_.state.options.read_timeout_s;
+  }
+
   /// Waits for the first byte, which may take as long as a kept connection may idle.
   void wait_request(double patience_s) {
     parser_.emplace();
     parser_->header_limit(kHeaderLimit);
     parser_->body_limit(host_.state.options.max_body);
+    if (closed_) return;
     if (buffer_.size() > 0) return read_header();  // a pipelined request
     if (host_.state.draining) return close();
     phase_ = Phase::idle;
@@ -67,7 +84,7 @@ class HttpConnection final : public Connection {
 
   void read_header() {
     phase_ = Phase::reading;
-    due_ns_ = in_seconds(turned_away_ ? kTurnedAwayS : host_.state.options.read_timeout_s);
+    due_ns_ = in_seconds(patience());
     http::async_read_header(stream_, buffer_, *parser_,
                             [me = self<HttpConnection>()](beast::error_code ec, std::size_t) {
                               if (ec) return me->failed(ec);
@@ -82,8 +99,11 @@ class HttpConnection final : public Connection {
     version_ = header.version();
     if (turned_away_) {
       ++host_.state.metrics.connections_refused;
-      return refuse(
-          ApiError(Error{ErrorCode::unavailable, "too many connections are open; try again", ""}));
+      return refuse(ApiError(
+          Error{ErrorCode::unavailable,
+                fmt::format("{} connections are open already (--max-connections); try again",
+                            host_.state.options.max_connections),
+                ""}));
     }
     if (beast::websocket::is_upgrade(header)) return upgrade();
     if (!beast::iequals(header[http::field::expect], "100-continue")) return read_body();
@@ -107,13 +127,27 @@ class HttpConnection final : public Connection {
 
   HttpRequest take_request() {
     auto& message = parser_->get();
-    const auto text = [](beast::string_view s) { return std::string(s.data(), s.size()); };
+    // Whatever a client writes may come back in a message: it is made printable here, once.
+    const auto text = [](beast::string_view raw) {
+      std::string out(raw.data(), raw.size());
+      for (char& c : out)
+        if (c < 0x20 || c > 0x7e) c = '?';
+      return out;
+    };
     const std::string target = text(message.target());
+    const auto question = target.find('?');
     return {.method = text(message.method_string()),
-            .path = target.substr(0, target.find('?')),
+            .path = target.substr(0, question),
+            .query = question == std::string::npos ? std::string() : target.substr(question + 1),
             .body = std::move(message.body()),
             .content_type = text(message[http::field::content_type]),
             .authorization = text(message[http::field::authorization]),
+            .origin = text(message[http::field::origin]),
+            .host = text(message[http::field::host]),
+            .traceparent = text(message["traceparent"]),
+            .request_id = text(message["X-Request-Id"]),
+            .json_length = text(message["Inference-Header-Content-Length"]),
+            .peer = peer_,
             .arrived_ns = arrived_ns_};
   }
 
@@ -122,9 +156,24 @@ class HttpConnection final : public Connection {
     due_ns_ = kNever;
     arrived_ns_ = now();
     keep_alive_ = parser_->get().keep_alive();
-    host_.router.handle(take_request(), [me = self<HttpConnection>()](HttpResponse response) {
-      me->respond(std::move(response));
-    });
+    withdraw_ = host_.router.handle(
+        take_request(),
+        [me = self<HttpConnection>()](HttpResponse response) { me->respond(std::move(response)); });
+    if (withdraw_) watch_for_reset();
+  }
+
+  /// A client that resets the connection wants no answer. One that has only ended its sending may.
+  void watch_for_reset() {
+    Traits::socket(stream_).async_wait(asio::socket_base::wait_error,
+                                       [me = self<HttpConnection>()](beast::error_code ec) {
+                                         if (!ec) me->withdraw();
+                                       });
+  }
+  void withdraw() {
+    if (!withdraw_) return;
+    const auto guard = shared_from_this();  // the reply holds the connection and may go now
+    std::exchange(withdraw_, nullptr)();
+    close();
   }
 
   void upgrade() {
@@ -133,18 +182,22 @@ class HttpConnection final : public Connection {
     if (auto* response = std::get_if<HttpResponse>(&outcome)) return respond(std::move(*response));
     phase_ = Phase::leaving;
     due_ns_ = kNever;
-    std::make_shared<WsConnection>(host_, std::move(stream_),
-                                   std::move(std::get<std::shared_ptr<SocketHandler>>(outcome)))
+    std::make_shared<WsConnection<Stream>>(
+        host_, std::move(stream_), std::move(std::get<std::shared_ptr<SocketHandler>>(outcome)))
         ->accept(parser_->release());
   }
 
   /// A request that did not parse, was too large or did not come to its end.
   void failed(beast::error_code ec) {
-    if (timed_out_) return refuse(ApiError(408, "timeout", "the request did not arrive in time"));
+    const ServerOptions& options = host_.state.options;
+    if (timed_out_)
+      return refuse(ApiError(408, "timeout",
+                             fmt::format("the request did not arrive within {} s (--read-timeout)",
+                                         options.read_timeout_s)));
     if (ec == http::error::body_limit)
       return refuse(ApiError(Error{
           ErrorCode::too_large,
-          fmt::format("the body has more than {} bytes", host_.state.options.max_body), "body"}));
+          fmt::format("the body has more than {} bytes (--max-body)", options.max_body), "body"}));
     if (ec == http::error::header_limit)
       return refuse(ApiError(431, "too_large",
                              fmt::format("the header has more than {} bytes", kHeaderLimit)));
@@ -162,6 +215,10 @@ class HttpConnection final : public Connection {
   }
 
   void respond(HttpResponse response) {
+    if (std::exchange(withdraw_, nullptr)) {
+      beast::error_code ignored;
+      Traits::socket(stream_).cancel(ignored);  // the watch for a reset
+    }
     if (closed_) return;
     phase_ = Phase::writing;
     if (host_.state.draining) keep_alive_ = false;
@@ -174,10 +231,13 @@ class HttpConnection final : public Connection {
     response_.body() = std::move(response.body);
     response_.prepare_payload();
     if (head_) response_.body().clear();  // the length stays that of a GET
+    trace_ = std::move(response.trace);
     due_ns_ = in_seconds(host_.state.options.write_timeout_s);
     http::async_write(stream_, response_,
                       [me = self<HttpConnection>()](beast::error_code ec, std::size_t) {
                         if (ec) return me->close();
+                        sent(me->trace_);
+                        me->trace_.reset();
                         if (!me->keep_alive_) return me->leave();
                         me->wait_request(me->host_.state.options.idle_timeout_s);
                       });
@@ -185,31 +245,38 @@ class HttpConnection final : public Connection {
 
   /// Closes without a reset: a client that is still sending gets to read the answer.
   void leave() {
-    if (phase_ != Phase::leaving) {
-      phase_ = Phase::leaving;
-      due_ns_ = in_seconds(kLeaveS);
-      beast::error_code ignored;
-      stream_.socket().shutdown(asio::ip::tcp::socket::shutdown_send, ignored);
-    }
+    phase_ = Phase::leaving;
+    due_ns_ = in_seconds(kLeaveS);
+    Traits::end_sending(stream_, [me = self<HttpConnection>()](beast::error_code ec) {
+      if (ec) return me->close();
+      me->discard();
+    });
+  }
+
+  void discard() {
     buffer_.clear();
-    stream_.async_read_some(buffer_.prepare(kChunk),
-                            [me = self<HttpConnection>()](beast::error_code ec, std::size_t) {
-                              if (ec) return me->close();
-                              me->leave();
-                            });
+    Traits::socket(stream_).async_read_some(
+        buffer_.prepare(kChunk), [me = self<HttpConnection>()](beast::error_code ec, std::size_t) {
+          if (ec) return me->close();
+          me->discard();
+        });
   }
 
   void close() {
     closed_ = true;
     due_ns_ = kNever;
-    stream_.close();
+    trace_.reset();
+    close_stream(stream_);
   }
 
-  beast::tcp_stream stream_;
+  Stream stream_;
+  const Peer peer_;
   beast::flat_buffer buffer_;
   std::optional<http::request_parser<http::string_body>> parser_;
   http::response<http::empty_body> interim_;
   http::response<http::string_body> response_;
+  Withdraw withdraw_;  // while an answer is waited for
+  TracePtr trace_;     // of the answer that is being written
   Phase phase_ = Phase::idle;
   TimeNs due_ns_ = kNever;
   TimeNs arrived_ns_ = 0;

@@ -1,47 +1,37 @@
 #pragma once
 
-// Included by http_server.cpp alone: Beast is expensive to compile.
+// Included by the sources that include beast_http.h alone: Beast is expensive to compile.
 
 #include <boost/asio/buffer.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
-#include <boost/beast/core/tcp_stream.hpp>
 #include <boost/beast/http.hpp>
 #include <boost/beast/websocket.hpp>
-#include <chrono>
-#include <deque>
 #include <memory>
 #include <string>
 #include <utility>
 
+#include "serve/beast_stream.h"
 #include "serve/connection.h"
+#include "serve/outbox.h"
 
 namespace cortex {
 
-namespace asio = boost::asio;
-namespace beast = boost::beast;
-
-inline std::chrono::milliseconds milliseconds_of(double seconds) {
-  return std::chrono::milliseconds(static_cast<std::int64_t>(seconds * 1e3));
-}
-
 /// A WebSocket: reads one message ahead of its handler, writes in order, gives up on a peer that
 /// neither reads nor finishes what it began.
+template <class Stream>
 class WsConnection final : public Connection, public SocketPeer {
  public:
   using Request = beast::http::request<beast::http::string_body>;
 
-  WsConnection(ConnectionHost& host, beast::tcp_stream stream,
-               std::shared_ptr<SocketHandler> handler)
+  WsConnection(ConnectionHost& host, Stream stream, std::shared_ptr<SocketHandler> handler)
       : Connection(host), ws_(std::move(stream)), handler_(std::move(handler)) {}
 
   void accept(Request request) {
     const ServerOptions& options = host_.state.options;
-    beast::get_lowest_layer(ws_).expires_never();
     ws_.set_option(beast::websocket::stream_base::timeout{milliseconds_of(options.read_timeout_s),
                                                           milliseconds_of(options.ping_s), true});
     ws_.read_message_max(options.max_body);
     ws_.auto_fragment(false);
-    ws_.text(true);
     request_ = std::move(request);
     ws_.async_accept(request_, [me = self<WsConnection>()](beast::error_code ec) {
       if (ec) return me->gone();
@@ -55,9 +45,9 @@ class WsConnection final : public Connection, public SocketPeer {
     });
   }
 
-  void send(std::string text) override {
+  void send(std::string& payload, bool is_text, TracePtr trace) override {
     if (gone_ || close_sent_) return;
-    outbox_.push_back(std::move(text));
+    outbox_.push(payload, is_text, std::move(trace));
     if (!writing_) write();
   }
 
@@ -125,7 +115,7 @@ class WsConnection final : public Connection, public SocketPeer {
     const auto bytes = buffer_.cdata();
     offering_ = true;
     const bool taken =
-        handler_->on_message({.text = {static_cast<const char*>(bytes.data()), bytes.size()},
+        handler_->on_message({.bytes = {static_cast<const char*>(bytes.data()), bytes.size()},
                               .is_text = ws_.got_text(),
                               .arrived_ns = arrived_ns_});
     offering_ = false;
@@ -138,7 +128,9 @@ class WsConnection final : public Connection, public SocketPeer {
   void write() {
     writing_ = true;
     give_up_ns_ = in_seconds(host_.state.options.write_timeout_s);
-    ws_.async_write(asio::buffer(outbox_.front()),
+    outbox_.take(leaving_);
+    ws_.text(leaving_.is_text);
+    ws_.async_write(asio::buffer(leaving_.payload),
                     [me = self<WsConnection>()](beast::error_code ec, std::size_t) {
                       if (ec) return me->gone();
                       me->written();
@@ -148,7 +140,8 @@ class WsConnection final : public Connection, public SocketPeer {
   void written() {
     writing_ = false;
     give_up_ns_ = kNever;
-    outbox_.pop_front();
+    sent(leaving_.trace);
+    leaving_.trace.reset();
     if (gone_) return;
     if (!outbox_.empty()) {
       write();
@@ -171,16 +164,17 @@ class WsConnection final : public Connection, public SocketPeer {
     give_up_ns_ = message_due_ns_ = kNever;
     if (open_) handler_->on_closed();
     handler_.reset();
-    beast::get_lowest_layer(ws_).close();
+    close_stream(ws_.next_layer());
     alive_.reset();  // every caller holds another reference
   }
 
-  beast::websocket::stream<beast::tcp_stream> ws_;
+  beast::websocket::stream<Stream, false> ws_;  // without compression
   std::shared_ptr<SocketHandler> handler_;
   std::shared_ptr<WsConnection> alive_;  // until gone()
   Request request_;
   beast::flat_buffer buffer_;
-  std::deque<std::string> outbox_;
+  Outbox outbox_;
+  Outbox::Message leaving_;  // being written
   beast::websocket::close_reason reason_;
   TimeNs arrived_ns_ = 0;
   TimeNs give_up_ns_ = kNever;

@@ -3,156 +3,15 @@
 #include <fmt/format.h>
 #include <simdjson.h>
 
-#include <cmath>
 #include <limits>
 #include <utility>
+
+#include "serve/json_fields.h"
 
 namespace cortex {
 namespace {
 
-using simdjson::dom::element;
-using simdjson::dom::element_type;
-
-constexpr std::size_t kMaxIdLength = 256;
-constexpr std::size_t kMaxUnits = 100'000;
-constexpr double kMaxDeadlineMs = 86'400'000;
-/// Beyond this a JSON number is not a whole number in every client.
-constexpr std::int64_t kMaxWhole = std::int64_t{1} << 53;
-
-Error bad(std::string field, std::string message) {
-  return {ErrorCode::invalid_argument, std::move(message), std::move(field)};
-}
-
-/// The value of an element whose type has been looked at.
-template <class T>
-T as(element e) {
-  T value{};
-  [[maybe_unused]] const auto error = e.get(value);
-  return value;
-}
-
-/// What a value is, for messages: short values as they are, others by their kind.
-std::string describe(element e) {
-  switch (e.type()) {
-    case element_type::ARRAY:
-      return "an array";
-    case element_type::OBJECT:
-      return "an object";
-    case element_type::NULL_VALUE:
-      return "null";
-    case element_type::BOOL:
-      return as<bool>(e) ? "true" : "false";
-    case element_type::INT64:
-      return fmt::format("{}", as<std::int64_t>(e));
-    case element_type::UINT64:
-      return fmt::format("{}", as<std::uint64_t>(e));
-    case element_type::DOUBLE:
-      return fmt::format("{}", as<double>(e));
-    case element_type::STRING: {
-      const std::string_view text = as<std::string_view>(e);
-      return text.size() <= 32 ? fmt::format("\"{}\"", text) : std::string("a string");
-    }
-  }
-  return "a value";
-}
-
-/// A whole number in [low, high]. 3.0 is one: clients that only know doubles write it so.
-Result<std::int64_t> whole(element e, const std::string& field, std::int64_t low,
-                           std::int64_t high) {
-  std::int64_t n = 0;
-  if (e.type() == element_type::INT64) {
-    n = as<std::int64_t>(e);
-  } else if (e.type() == element_type::DOUBLE) {
-    const double d = as<double>(e);
-    if (!(std::abs(d) <= static_cast<double>(kMaxWhole)) || d != std::floor(d))
-      return bad(field, fmt::format("{} = {}: must be a whole number", field, d));
-    n = static_cast<std::int64_t>(d);
-  } else if (e.type() == element_type::UINT64) {
-    return bad(field, fmt::format("{} = {} is out of range", field, describe(e)));
-  } else {
-    return bad(field, fmt::format("{} must be a whole number, not {}", field, describe(e)));
-  }
-  if (n < low || n > high)
-    return bad(field, fmt::format("{} = {} is out of range: {} to {}", field, n, low, high));
-  return n;
-}
-
-Result<double> deadline(element e, const std::string& field) {
-  double d = 0;
-  switch (e.type()) {
-    case element_type::INT64:
-      d = static_cast<double>(as<std::int64_t>(e));
-      break;
-    case element_type::UINT64:
-      d = static_cast<double>(as<std::uint64_t>(e));
-      break;
-    case element_type::DOUBLE:
-      d = as<double>(e);
-      break;
-    default:
-      return bad(field,
-                 fmt::format("{} must be a number of milliseconds, not {}", field, describe(e)));
-  }
-  if (!(d > 0 && d <= kMaxDeadlineMs))
-    return bad(field,
-               fmt::format("{} = {} must be above 0 and at most {:.0f}", field, d, kMaxDeadlineMs));
-  return d;
-}
-
-Result<bool> flag(element e, const std::string& field) {
-  if (e.type() != element_type::BOOL)
-    return bad(field, fmt::format("{} must be true or false, not {}", field, describe(e)));
-  return as<bool>(e);
-}
-
-Result<std::string> id(element e, const std::string& field) {
-  if (e.type() != element_type::STRING)
-    return bad(field, fmt::format("{} must be a string, not {}", field, describe(e)));
-  const std::string_view text = as<std::string_view>(e);
-  if (text.size() > kMaxIdLength)
-    return bad(field, fmt::format("{} has {} bytes; at most {} are allowed", field, text.size(),
-                                  kMaxIdLength));
-  return std::string(text);
-}
-
-Error missing(std::string field) {
-  std::string message = field + " is missing";
-  return bad(std::move(field), std::move(message));
-}
-
-/// The number of a name in a list, or -1.
-template <std::size_t N>
-int index_of(const std::string_view (&names)[N], std::string_view key) {
-  for (std::size_t i = 0; i < N; ++i)
-    if (names[i] == key) return static_cast<int>(i);
-  return -1;
-}
-
-/// Known fields of an object, by their place in `names`; null is the same as absent.
-template <std::size_t N>
-struct Fields {
-  element at[N];
-  bool has[N] = {};
-};
-
-template <std::size_t N>
-Result<Fields<N>> fields_of(element e, const std::string_view (&names)[N],
-                            const std::string& path) {
-  Fields<N> fields;
-  const simdjson::dom::object object = as<simdjson::dom::object>(e);
-  unsigned seen = 0;
-  for (const auto field : object) {
-    const int i = index_of(names, field.key);
-    if (i < 0) continue;
-    std::string name = path + std::string(names[i]);
-    if (seen & (1U << i)) return bad(name, fmt::format("{} is given twice", name));
-    seen |= 1U << i;
-    if (field.value.type() == element_type::NULL_VALUE) continue;
-    fields.at[i] = field.value;
-    fields.has[i] = true;
-  }
-  return fields;
-}
+using namespace json;
 
 /// One event of "events". The fast path of every request: names are built only for an error.
 Result<Event> event_of(element e, std::size_t index) {
@@ -202,9 +61,10 @@ Result<void> read_events(element e, std::vector<Event>& events) {
 }
 
 Result<OpenFrame> open_of(element e) {
-  constexpr std::string_view kNames[] = {"units",       "allow_missing_units",
-                                         "first_step",  "drop_out_of_step",
-                                         "deadline_ms", "best_effort"};
+  constexpr std::string_view kNames[] = {
+      "units",       "allow_missing_units", "first_step", "drop_out_of_step",
+      "deadline_ms", "best_effort",         "rate_hz",    "reserve",
+      "model"};
   OpenFrame open;
   if (e.type() == element_type::BOOL && as<bool>(e)) return open;
   if (e.type() != element_type::OBJECT)
@@ -253,6 +113,21 @@ Result<OpenFrame> open_of(element e) {
     if (!on) return on.error();
     open.best_effort = *on;
   }
+  if (fields->has[6]) {
+    const auto hz = number(fields->at[6], "open.rate_hz", "steps a second", kMaxRateHz);
+    if (!hz) return hz.error();
+    open.options.step_rate_hz = *hz;
+  }
+  if (fields->has[7]) {
+    const auto on = flag(fields->at[7], "open.reserve");
+    if (!on) return on.error();
+    open.options.best_effort = !*on;
+  }
+  if (fields->has[8]) {
+    auto name = id(fields->at[8], "open.model");
+    if (!name) return name.error();
+    open.model = *std::move(name);
+  }
   return open;
 }
 
@@ -260,25 +135,16 @@ Result<OpenFrame> open_of(element e) {
 
 struct FrameParser::Dom {
   simdjson::dom::parser parser;
-
-  Result<element> object(std::string_view json) {
-    element root;
-    const auto error = parser.parse(json.data(), json.size()).get(root);
-    if (error) return bad("", fmt::format("not valid JSON: {}", simdjson::error_message(error)));
-    if (root.type() != element_type::OBJECT)
-      return bad("", "the JSON must be an object, not " + describe(root));
-    return root;
-  }
 };
 
 FrameParser::FrameParser() : dom_(std::make_unique<Dom>()) {}
 FrameParser::~FrameParser() = default;
 
 Result<DecodeFrame> FrameParser::decode(std::string_view json) {
-  constexpr std::string_view kNames[] = {"request_id", "session_id", "events", "deadline_ms",
-                                         "best_effort"};
+  constexpr std::string_view kNames[] = {"request_id",  "session_id",  "events",
+                                         "deadline_ms", "best_effort", "model"};
   events_.clear();
-  const auto root = dom_->object(json);
+  const auto root = object_of(dom_->parser, json);
   if (!root) return root.error();
   const auto fields = fields_of(*root, kNames, "");
   if (!fields) return fields.error();
@@ -304,6 +170,11 @@ Result<DecodeFrame> FrameParser::decode(std::string_view json) {
     if (!on) return on.error();
     frame.best_effort = *on;
   }
+  if (fields->has[5]) {
+    auto name = id(fields->at[5], "model");
+    if (!name) return name.error();
+    frame.model = *std::move(name);
+  }
   return frame;
 }
 
@@ -312,7 +183,7 @@ Result<StreamFrame> FrameParser::stream(std::string_view json) {
                                          "best_effort",     "open",   "close"};
   events_.clear();
   sequence_.reset();
-  const auto root = dom_->object(json);
+  const auto root = object_of(dom_->parser, json);
   if (!root) return root.error();
   const auto fields = fields_of(*root, kNames, "");
   if (!fields) return fields.error();

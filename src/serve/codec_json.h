@@ -12,6 +12,8 @@
 #include <string_view>
 #include <vector>
 
+#include "serve/stream_frames.h"
+
 /// JSON in. Values are checked for type and for what no model could accept; ranges that depend on
 /// the model are event_rules.h's. Unknown fields are ignored, a known field given twice is an
 /// error.
@@ -20,31 +22,10 @@ namespace cortex {
 struct DecodeFrame {
   std::string request_id;
   std::string session_id;
+  std::string model;  ///< empty: as the URL says
   std::span<const Event> events;
   std::optional<double> deadline_ms;
   std::optional<bool> best_effort;
-};
-
-/// {"open":{...}}: how a client that wants more than the defaults starts its session.
-struct OpenFrame {
-  SessionOptions options;
-  std::optional<double> deadline_ms;  ///< of every step that names none
-  std::optional<bool> best_effort;
-};
-
-struct StepFrame {
-  std::int64_t sequence = 0;
-  std::span<const Event> events;
-  std::int64_t gap = 0;
-  std::optional<double> deadline_ms;
-  std::optional<bool> best_effort;
-};
-
-struct StreamFrame {
-  enum class Kind { step, open, close };
-  Kind kind = Kind::step;
-  StepFrame step;
-  OpenFrame open;
 };
 
 /// Keeps its buffers from call to call: the spans of a frame are valid until the next one.

@@ -17,7 +17,8 @@ Error out_of_range(std::size_t index, std::string_view name, std::int64_t value,
 Result<void> check_count(std::size_t events, int most, std::string_view what) {
   if (most <= 0 || events <= static_cast<std::size_t>(most)) return {};
   return Error{ErrorCode::too_large,
-               fmt::format("events has {} entries; a {} may have at most {}", events, what, most),
+               fmt::format("events has {} entries; a {} may have at most {}{}", events, what, most,
+                           what == "window" ? " (--max-events)" : ""),
                "events"};
 }
 

@@ -1,7 +1,7 @@
 #include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
-#include <boost/asio/io_context.hpp>
-#include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/posix/stream_descriptor.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/signal_set.hpp>
@@ -11,24 +11,59 @@
 #include "core/log.h"
 #include "core/thread.h"
 #include "serve/beast_http.h"
-#include "serve/beast_socket.h"
+#include "serve/listeners.h"
+#include "serve/otlp_exporter.h"
 #include "serve/server.h"
+#include "serve/tls.h"
+#include "serve/unix_path.h"
 
 namespace cortex {
-namespace {
 
 using tcp = asio::ip::tcp;
+using local = asio::local::stream_protocol;
+
+template <>
+Peer Listener<tcp>::peer_of(Socket& socket) {
+  beast::error_code ec;
+  socket.set_option(tcp::no_delay(true), ec);
+  const auto endpoint = socket.remote_endpoint(ec);
+  return ec ? Peer{"gone"} : Peer{endpoint.address().to_string()};
+}
+
+template <>
+Peer Listener<local>::peer_of(Socket& socket) {
+  return Peer{unix_peer(socket.native_handle())};
+}
+
+namespace {
+
+/// What has been checked before a server is made of it.
+struct Prepared {
+  tcp::endpoint endpoint;
+  std::optional<KeyFile> keys;
+  std::shared_ptr<TlsContext> tls;
+  std::optional<OtlpEndpoint> otlp;
+};
 
 class ServerImpl final : public Server {
  public:
-  ServerImpl(const ServerOptions& options, const tcp::endpoint& endpoint)
-      : state_(options), router_(state_), host_{state_, router_, {}, {}} {
-    acceptor_.open(endpoint.protocol());
-    acceptor_.set_option(tcp::acceptor::reuse_address(true));
-    acceptor_.bind(endpoint);
-    acceptor_.listen();
-    port_ = acceptor_.local_endpoint().port();
+  ServerImpl(const ServerOptions& options, Prepared prepared)
+      : state_(options), router_(state_), host_{state_, router_, {}, {}}, tls_(prepared.tls) {
+    state_.keys = std::move(prepared.keys);
+    tcp_.bind(prepared.endpoint);
+    tcp_.listen();
+    port_ = tcp_.local_endpoint().port();
+    if (!options.unix_path.empty()) {
+      unix_.bind(local::endpoint(options.unix_path));
+      // Whoever may write to the socket may use it: its owner alone, before anyone can connect.
+      ::chmod(options.unix_path.c_str(), S_IRUSR | S_IWUSR);
+      unix_.listen();
+    }
     wake_.assign(state_.mailbox.fd());
+    if (prepared.otlp) {
+      exporter_ = std::make_unique<OtlpExporter>(*prepared.otlp, state_.tracer.queue());
+      state_.traces_lost = [this] { return exporter_->lost(); };
+    }
     state_.after = [this](std::chrono::milliseconds delay, std::function<void()> run) {
       auto timer = std::make_shared<asio::steady_timer>(io_, delay);
       timer->async_wait([timer, run = std::move(run)](beast::error_code ec) {
@@ -42,19 +77,25 @@ class ServerImpl final : public Server {
 
   ~ServerImpl() override {
     host_.on_empty = nullptr;
+    state_.models.shut_down();
     state_.mailbox.deliver_all();  // answers that came after the network thread had stopped
     wake_.release();               // the mailbox closes it
+    if (!state_.options.unix_path.empty()) ::unlink(state_.options.unix_path.c_str());
   }
 
   int port() const override { return port_; }
   std::string url() const override {
     const std::string& host = state_.options.host;
     const bool is_v6 = host.find(':') != std::string::npos;
-    return fmt::format("http://{}{}{}:{}", is_v6 ? "[" : "", host, is_v6 ? "]" : "", port_);
+    return fmt::format("{}://{}{}{}:{}", tls_ ? "https" : "http", is_v6 ? "[" : "", host,
+                       is_v6 ? "]" : "", port_);
   }
 
   void attach(Engine& engine) override {
-    asio::post(io_, [this, &engine] { state_.engine = &engine; });
+    asio::post(io_, [this, &engine] {
+      const ModelInfo& model = engine.model();
+      state_.models.attach(is_model_name(model.preset) ? model.preset : model.kind, engine);
+    });
   }
 
   void stop() override {
@@ -64,46 +105,50 @@ class ServerImpl final : public Server {
   void run() override {
     if (state_.options.handle_signals) {
       std::signal(SIGPIPE, SIG_IGN);
-      signals_.add(SIGINT);
-      signals_.add(SIGTERM);
+      for (const int signal : {SIGINT, SIGTERM, SIGHUP}) signals_.add(signal);
       wait_signal();
     }
-    accept();
+    const auto welcome = [this](bool is_tcp) {
+      return [this, is_tcp](PlainStream stream, Peer peer) {
+        this->welcome(std::move(stream), std::move(peer), is_tcp && tls_);
+      };
+    };
+    tcp_.run(welcome(true), state_.after);
+    unix_.run(welcome(false), state_.after);
     wait_mail();
     tick();
+    load_models();
     io_.run();
-    state_.engine = nullptr;
+    state_.models.shut_down();
+    state_.mailbox.deliver_all();
   }
 
  private:
   static constexpr std::chrono::milliseconds kTick{100};
+  static constexpr TimeNs kLookAtKeysNs = 1'000'000'000;
   static constexpr int kTurnedAwayAtOnce = 32;
 
-  void accept() {
-    acceptor_.async_accept([this](beast::error_code ec, tcp::socket socket) {
-      if (!acceptor_.is_open()) return;
-      if (ec) {
-        // Out of descriptors, most likely: let some close before the next try.
-        state_.after(std::chrono::milliseconds(100), [this] {
-          if (acceptor_.is_open()) accept();
-        });
-        return;
-      }
-      welcome(std::move(socket));
-      accept();
-    });
-  }
-
-  void welcome(tcp::socket socket) {
+  void welcome(PlainStream stream, Peer peer, bool with_tls) {
     const int over = static_cast<int>(host_.all.size()) - state_.options.max_connections;
     if (over >= kTurnedAwayAtOnce) {
       ++state_.metrics.connections_refused;
       return;
     }
-    beast::error_code ignored;
-    socket.set_option(tcp::no_delay(true), ignored);
-    std::make_shared<HttpConnection>(host_, beast::tcp_stream(std::move(socket)), over >= 0)
+    if (with_tls)
+      return start_tls_connection(host_, std::move(stream), tls_, std::move(peer), over >= 0);
+    std::make_shared<HttpConnection<PlainStream>>(host_, std::move(stream), std::move(peer),
+                                                  over >= 0)
         ->start();
+  }
+
+  void load_models() {
+    for (const NamedModel& source : state_.options.models) state_.models.declare(source);
+    for (const NamedModel& source : state_.options.models)
+      state_.models.load(source.name, [this, source](const Result<ModelRef>& loaded) {
+        if (!state_.options.on_loaded) return;
+        state_.options.on_loaded(
+            source, loaded ? Result<Engine*>((*loaded)->engine) : Result<Engine*>(loaded.error()));
+      });
   }
 
   void wait_mail() {
@@ -120,14 +165,46 @@ class ServerImpl final : public Server {
       if (ec) return;
       const TimeNs now = RealClock::instance().now();
       for (const auto& connection : host_.snapshot()) connection->check(now);
-      if (state_.engine != nullptr && !state_.draining) state_.engine->expire_idle_sessions();
+      for (const ModelRef& model : state_.models.alive()) {
+        model->batches.flush(state_.tracer);
+        if (!state_.draining) model->engine->expire_idle_sessions();
+      }
+      if (!state_.draining)
+        state_.sequences.expire(now, static_cast<TimeNs>(state_.options.idle_timeout_s * 1e9));
+      if (now >= look_at_keys_ns_) {
+        look_at_keys_ns_ = now + kLookAtKeysNs;
+        read_keys(false);
+      }
       tick();
     });
   }
 
+  void read_keys(bool always) {
+    if (!state_.keys) return;
+    const auto read = state_.keys->refresh(always);
+    if (!read)
+      log::error("the API keys stay as they were: " + read.error().message);
+    else if (*read)
+      log::write(log::Level::info, "API keys read",
+                 {{"keys", static_cast<std::int64_t>(state_.keys->keys().size())}});
+  }
+
+  void read_certificate() {
+    if (!tls_) return;
+    auto read = load_tls(state_.options.tls_cert, state_.options.tls_key);
+    if (!read) return log::error("the certificate stays as it was: " + read.error().message);
+    tls_ = *std::move(read);
+    log::info("certificate read");
+  }
+
   void wait_signal() {
-    signals_.async_wait([this](beast::error_code ec, int) {
+    signals_.async_wait([this](beast::error_code ec, int signal) {
       if (ec) return;
+      if (signal == SIGHUP) {
+        read_keys(true);
+        read_certificate();
+        return wait_signal();
+      }
       if (state_.draining) return io_.stop();
       begin_drain();
       wait_signal();
@@ -137,8 +214,8 @@ class ServerImpl final : public Server {
   void begin_drain() {
     if (state_.draining) return;
     state_.draining = true;
-    beast::error_code ignored;
-    acceptor_.close(ignored);
+    tcp_.close();
+    unix_.close();
     if (host_.all.empty()) return io_.stop();
     for (const auto& connection : host_.snapshot()) connection->drain();
     state_.after(milliseconds_of(state_.options.drain_s), [this] {
@@ -152,21 +229,25 @@ class ServerImpl final : public Server {
   ServeState state_;
   Router router_;
   ConnectionHost host_;
+  std::shared_ptr<TlsContext> tls_;
+  std::unique_ptr<OtlpExporter> exporter_;
   asio::io_context io_{1};  // goes before what the connections in its queue refer to
-  tcp::acceptor acceptor_{io_};
+  Listener<tcp> tcp_{io_};
+  Listener<local> unix_{io_};
   asio::posix::stream_descriptor wake_{io_};
   asio::steady_timer tick_{io_};
   asio::signal_set signals_{io_};
+  TimeNs look_at_keys_ns_ = 0;
   int port_ = 0;
 };
 
-}  // namespace
+Error wrong(std::string message, std::string field) {
+  return {ErrorCode::invalid_argument, std::move(message), std::move(field)};
+}
 
-Result<std::unique_ptr<Server>> Server::create(const ServerOptions& options) {
-  const auto wrong = [](std::string message, std::string field) {
-    return Error{ErrorCode::invalid_argument, std::move(message), std::move(field)};
-  };
-  if (!is_loopback(options.host) && options.api_key.empty())
+Result<Prepared> prepare(const ServerOptions& options) {
+  Prepared prepared;
+  if (!is_loopback(options.host) && options.api_key_file.empty())
     return wrong(fmt::format("{} is not a loopback address: give --api-key-file to serve on it",
                              options.host),
                  "host");
@@ -176,9 +257,43 @@ Result<std::unique_ptr<Server>> Server::create(const ServerOptions& options) {
   const auto address =
       asio::ip::make_address(options.host == "localhost" ? "127.0.0.1" : options.host, ec);
   if (ec) return wrong(options.host + " is not an IP address or localhost", "host");
+  prepared.endpoint = tcp::endpoint(address, static_cast<std::uint16_t>(options.port));
+  if (!options.api_key_file.empty()) {
+    auto keys = KeyFile::open(options.api_key_file, options.max_tenants);
+    if (!keys) return keys.error();
+    prepared.keys = *std::move(keys);
+  }
+  if (options.tls_cert.empty() != options.tls_key.empty())
+    return wrong("--tls-cert and --tls-key go together",
+                 options.tls_cert.empty() ? "tls-cert" : "tls-key");
+  if (!options.tls_cert.empty()) {
+    auto tls = load_tls(options.tls_cert, options.tls_key);
+    if (!tls) return tls.error();
+    prepared.tls = *std::move(tls);
+  }
+  if (!options.otlp_url.empty()) {
+    auto endpoint = parse_otlp_url(options.otlp_url);
+    if (!endpoint) return endpoint.error();
+    prepared.otlp = *std::move(endpoint);
+  }
+  if (!options.unix_path.empty())
+    if (auto claimed = claim_unix_path(options.unix_path); !claimed) return claimed.error();
+  for (const NamedModel& source : options.models)
+    if (!is_model_name(source.name))
+      return wrong(fmt::format("'{}' cannot be a model's name: letters, digits, '.', '_' and '-', "
+                               "not beginning with a dot",
+                               source.name),
+                   "model");
+  return prepared;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Server>> Server::create(const ServerOptions& options) {
+  auto prepared = prepare(options);
+  if (!prepared) return prepared.error();
   try {
-    return std::unique_ptr<Server>(std::make_unique<ServerImpl>(
-        options, tcp::endpoint(address, static_cast<std::uint16_t>(options.port))));
+    return std::unique_ptr<Server>(std::make_unique<ServerImpl>(options, *std::move(prepared)));
   } catch (const boost::system::system_error& e) {
     return Error{
         ErrorCode::io_error,

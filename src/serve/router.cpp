@@ -1,14 +1,16 @@
 #include "serve/router.h"
 
+#include <array>
 #include <string_view>
 #include <utility>
 
-#include "serve/auth.h"
+#include "serve/access_log.h"
+#include "serve/origin.h"
 
 namespace cortex {
 namespace {
 
-using Page = HttpResponse (*)(const ServeState&);
+using Page = HttpResponse (*)(const ServeState&, const HttpRequest&);
 
 struct Route {
   std::string_view path;
@@ -21,8 +23,13 @@ constexpr Route kRoutes[] = {
     {"/", "GET", false, get_index},         {"/health", "GET", true, get_health},
     {"/ready", "GET", true, get_ready},     {"/metrics", "GET", false, get_metrics},
     {"/v1/model", "GET", false, get_model}, {"/decode", "POST", false, nullptr},
-    {"/stream", "GET", false, nullptr},
+    {"/stream", "GET", false, nullptr},     {"/v1/stream", "GET", false, nullptr},
 };
+
+/// One label for all unknown paths: a client must not be able to grow the table.
+constexpr std::string_view kNoEndpoint = "none";
+/// As much of an unknown path as comes back in the error.
+constexpr std::size_t kLongestPath = 200;
 
 const Route* find_route(std::string_view path) {
   // The published service mounts its metrics as an application of its own, under both spellings.
@@ -32,79 +39,124 @@ const Route* find_route(std::string_view path) {
   return nullptr;
 }
 
+bool is_v2(std::string_view path) { return path == "/v2" || path.starts_with("/v2/"); }
+
+bool takes(std::string_view method, std::string_view given) {
+  return given == method || (method == "GET" && given == "HEAD");
+}
+
+ApiError wrong_method(const HttpRequest& request, std::string_view right) {
+  return ApiError(405, "method_not_allowed",
+                  request.path.substr(0, kLongestPath) + " takes " + std::string(right) + ", not " +
+                      request.method.substr(0, kLongestPath),
+                  "method");
+}
+
+ApiError no_such_route(const HttpRequest& request) {
+  return ApiError(404, "not_found", "no such route: " + request.path.substr(0, kLongestPath),
+                  "path");
+}
+
 }  // namespace
 
-std::optional<ApiError> not_serving(const ServeState& state) {
-  if (state.draining)
-    return ApiError(Error{ErrorCode::unavailable, "the server is shutting down", ""});
-  if (state.engine == nullptr)
-    return ApiError(Error{ErrorCode::unavailable, "the model is still loading", ""});
-  return std::nullopt;
-}
-
-std::optional<ApiError> Router::forbidden(const HttpRequest& request) const {
-  const std::string& key = state_.options.api_key;
-  if (key.empty() || bearer_matches(request.authorization, key)) return std::nullopt;
-  return ApiError(401, "unauthorized",
-                  request.authorization.empty()
-                      ? "an API key is needed: send Authorization: Bearer KEY"
-                      : "the API key is not the right one",
-                  "Authorization");
-}
-
-HttpResponse Router::refuse(const ApiError& error) {
-  ++state_.metrics.errors[error.code];
-  state_.metrics.count("none", error.status);
+HttpResponse failed(ServeState& state, std::string_view endpoint, const ApiError& error) {
+  state.metrics.failed(endpoint, error.status, error.code);
   return error_response(error);
 }
 
-void Router::handle(const HttpRequest& request, const Reply& reply) {
-  const Route* route = find_route(request.path);
-  // One label for all unknown paths: a client must not be able to grow the table.
-  const std::string endpoint(route == nullptr ? "none" : route->path);
-  const auto fail = [&](const ApiError& error) {
-    ++state_.metrics.errors[error.code];
-    state_.metrics.count(endpoint, error.status);
-    return error_response(error);
-  };
-  if (route == nullptr || !route->open)
-    if (const auto error = forbidden(request)) return reply(fail(*error));
-  if (route == nullptr)
-    return reply(fail(ApiError(404, "not_found", "no such route: " + request.path, "path")));
-  if (request.method != route->method && !(route->method == "GET" && request.method == "HEAD")) {
-    HttpResponse response = fail(
-        ApiError(405, "method_not_allowed",
-                 request.path + " takes " + std::string(route->method) + ", not " + request.method,
-                 "method"));
-    response.headers.emplace_back("Allow", std::string(route->method));
-    return reply(std::move(response));
-  }
-  if (route->page != nullptr) {
-    HttpResponse response = route->page(state_);
-    state_.metrics.count(endpoint, response.status);
-    return reply(std::move(response));
-  }
-  if (route->path == "/stream") {
-    HttpResponse response = fail(
-        ApiError(426, "upgrade_required", "/stream is a WebSocket: connect with ws://", "Upgrade"));
-    response.headers.emplace_back("Upgrade", "websocket");
-    return reply(std::move(response));
-  }
-  post_decode(state_, request, reply);
+HttpResponse Router::refuse(const ApiError& error) { return failed(state_, kNoEndpoint, error); }
+
+HttpResponse Router::fail(const HttpRequest& request, std::string_view endpoint,
+                          const ApiError& error) {
+  state_.metrics.failed(endpoint, error.status, error.code);
+  return is_v2(request.path) ? v2_error(error) : error_response(error);
 }
 
-std::variant<std::shared_ptr<SocketHandler>, HttpResponse> Router::upgrade(
-    const HttpRequest& request) {
-  const auto fail = [this](const ApiError& error) {
-    ++state_.metrics.errors[error.code];
-    state_.metrics.count("/stream", error.status);
-    return error_response(error);
+std::optional<ApiError> Router::admit(HttpRequest& request, bool needs_key) const {
+  if (!state_.keys) {
+    if (!needs_key || from_trusted_page(request.origin, request.host, state_.options.allow_origins))
+      return std::nullopt;
+    return ApiError(403, "forbidden",
+                    request.origin.empty()
+                        ? "a server without API keys does not answer to the name " + request.host +
+                              ", which a web page may own (--allow-origin)"
+                        : "a server without API keys does not talk to the web page of " +
+                              request.origin + " (--allow-origin)",
+                    request.origin.empty() ? "Host" : "Origin");
+  }
+  if (auto caller = state_.keys->keys().find(request.authorization)) {
+    request.caller = *std::move(caller);
+    return std::nullopt;
+  }
+  if (!needs_key) return std::nullopt;
+  return ApiError(401, "unauthorized",
+                  request.authorization.empty()
+                      ? "an API key is needed: send Authorization: Bearer KEY"
+                      : "the API key is not one of the server's",
+                  "Authorization");
+}
+
+Withdraw Router::handle(HttpRequest request, Reply reply) {
+  const Route* route = find_route(request.path);
+  const auto v2 = route == nullptr ? find_v2_route(request.path) : std::nullopt;
+  const std::string_view endpoint = route ? route->path : v2 ? v2->endpoint : kNoEndpoint;
+  const bool open = route ? route->open : v2 && v2->open;
+  access_log::name_request(request);
+  const auto forbidden = admit(request, !open);
+  reply = access_log::follow(state_, request, endpoint, std::move(reply));
+  const auto refuse = [&](const ApiError& error) {
+    reply(fail(request, endpoint, error));
+    return Withdraw();
   };
-  if (const auto error = forbidden(request)) return fail(*error);
-  if (request.path != "/stream")
-    return fail(ApiError(404, "not_found", "no WebSocket at " + request.path, "path"));
-  if (const auto error = not_serving(state_)) return fail(*error);
-  return make_stream_socket(state_);
+  if (forbidden) return refuse(*forbidden);
+  if (!open && !state_.rates.take(client_of(request), request.arrived_ns))
+    return refuse(too_fast(state_.options.max_rate));
+  if (!route && !v2) return refuse(no_such_route(request));
+  const std::string_view method = route ? route->method : v2->method;
+  if (!takes(method, request.method)) {
+    HttpResponse response = fail(request, endpoint, wrong_method(request, method));
+    response.headers.emplace_back("Allow", std::string(method));
+    reply(std::move(response));
+    return {};
+  }
+  if (route && route->page != nullptr) {
+    HttpResponse response = route->page(state_, request);
+    state_.metrics.count(endpoint, response.status);
+    reply(std::move(response));
+    return {};
+  }
+  TracePtr trace =
+      state_.tracer.begin(endpoint, parse_traceparent(request.traceparent), request.arrived_ns);
+  if (trace) {
+    trace->record.request_id = request.request_id;
+    trace->record.tenant = request.caller.tenant;
+  }
+  if (v2) return answer_v2(state_, *v2, request, std::move(reply), std::move(trace));
+  if (route->path == "/decode")
+    return post_decode(state_, request, std::move(reply), std::move(trace));
+  HttpResponse response =
+      fail(request, endpoint,
+           ApiError(426, "upgrade_required", request.path + " is a WebSocket: connect with ws://",
+                    "Upgrade"));
+  response.headers.emplace_back("Upgrade", "websocket");
+  reply(std::move(response));
+  return {};
+}
+
+std::variant<std::shared_ptr<SocketHandler>, HttpResponse> Router::upgrade(HttpRequest request) {
+  const bool plain = request.path == "/stream";
+  const std::string_view route = plain || request.path != "/v1/stream" ? "/stream" : "/v1/stream";
+  access_log::name_request(request);
+  if (const auto error = admit(request, true)) return failed(state_, route, *error);
+  if (!state_.rates.take(client_of(request), request.arrived_ns))
+    return failed(state_, route, too_fast(state_.options.max_rate));
+  if (!plain && request.path != "/v1/stream")
+    return failed(state_, route,
+                  ApiError(404, "not_found",
+                           "no WebSocket at " + request.path.substr(0, kLongestPath), "path"));
+  auto socket = make_stream_socket(state_, request, route, !plain);
+  if (const auto* error = std::get_if<ApiError>(&socket)) return failed(state_, route, *error);
+  return std::move(std::get<std::shared_ptr<SocketHandler>>(socket));
 }
 
 }  // namespace cortex

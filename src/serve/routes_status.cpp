@@ -1,5 +1,6 @@
 #include "core/json_writer.h"
 #include "serve/metrics_page.h"
+#include "serve/query.h"
 #include "serve/router.h"
 
 namespace cortex {
@@ -13,13 +14,15 @@ void write_model_name(JsonWriter& w, const ModelInfo& model) {
 }
 
 std::string status_json(const ServeState& state, const char* status) {
+  const auto* entry = state.models.entry({});
+  const ModelRef model = entry == nullptr ? nullptr : entry->current;
   JsonWriter w;
   w.begin_object().key("status").value(status);
-  w.key("model_loaded").value(state.engine != nullptr);
-  w.key("queue_depth").value(state.engine ? state.engine->stats().queue_depth : std::int64_t{0});
+  w.key("model_loaded").value(model != nullptr);
+  w.key("queue_depth").value(model ? model->engine->stats().queue_depth : std::int64_t{0});
   w.key("model");
-  if (state.engine != nullptr)
-    write_model_name(w, state.engine->model());
+  if (model)
+    write_model_name(w, model->engine->model());
   else
     w.null();
   w.end_object();
@@ -28,25 +31,27 @@ std::string status_json(const ServeState& state, const char* status) {
 
 }  // namespace
 
-HttpResponse get_health(const ServeState& state) {
-  const char* status = state.draining ? "draining" : state.engine == nullptr ? "loading" : "ok";
-  return {.body = status_json(state, status)};
+HttpResponse get_health(const ServeState& state, const HttpRequest&) {
+  const bool loading = !state.models.is_ready();
+  return {.body = status_json(state, state.draining ? "draining" : loading ? "loading" : "ok")};
 }
 
-HttpResponse get_ready(const ServeState& state) {
-  if (const auto error = not_serving(state)) return error_response(*error);
+HttpResponse get_ready(const ServeState& state, const HttpRequest&) {
+  if (const auto error = state.not_ready()) return error_response(*error);
   return {.body = status_json(state, "ready")};
 }
 
-HttpResponse get_metrics(const ServeState& state) {
+HttpResponse get_metrics(const ServeState& state, const HttpRequest&) {
   return {.content_type = "text/plain; version=0.0.4; charset=utf-8", .body = metrics_page(state)};
 }
 
-HttpResponse get_model(const ServeState& state) {
-  if (state.engine == nullptr) return error_response(*not_serving(state));
-  const ModelInfo& m = state.engine->model();
+HttpResponse get_model(const ServeState& state, const HttpRequest& request) {
+  const auto model = state.models.find(query_value(request.query, "model"));
+  if (!model) return error_response(ApiError(model.error()));
+  const ModelInfo& m = (*model)->engine->model();
   JsonWriter w;
   w.begin_object();
+  w.key("name").value((*model)->name);
   w.key("kind").value(m.kind).key("preset").value(m.preset).key("precision").value(m.precision);
   w.key("digest").value(m.digest).key("parameters").value(m.parameters);
   w.key("outputs").begin_array();
@@ -70,17 +75,19 @@ HttpResponse get_model(const ServeState& state) {
   return {.body = w.text()};
 }
 
-HttpResponse get_index(const ServeState&) {
+HttpResponse get_index(const ServeState&, const HttpRequest&) {
   return {.content_type = "text/plain; charset=utf-8",
           .body =
               "Cortex-Engine decodes neural spikes.\n"
               "\n"
               "POST /decode     one window of events, one answer\n"
               "WS   /stream     one frame a step, one answer a step\n"
+              "WS   /v1/stream  the same, also in binary frames\n"
               "GET  /v1/model   what is served: outputs, units, step\n"
               "GET  /health     200 while the process lives\n"
               "GET  /ready      200 while requests are taken, else 503\n"
               "GET  /metrics    Prometheus text\n"
+              "     /v2/...     Open Inference Protocol\n"
               "\n"
               "Requests and answers are JSON; docs/protocol.md describes them.\n"};
 }

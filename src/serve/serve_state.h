@@ -5,50 +5,74 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
-#include <map>
+#include <optional>
 #include <string>
-#include <utility>
+#include <string_view>
 
 #include "core/clock.h"
+#include "serve/api_error.h"
+#include "serve/auth.h"
+#include "serve/codec_binary.h"
 #include "serve/codec_json.h"
+#include "serve/codec_oip.h"
 #include "serve/mailbox.h"
+#include "serve/model_registry.h"
+#include "serve/rate_limiter.h"
+#include "serve/request_trace.h"
+#include "serve/sequence_table.h"
+#include "serve/serve_metrics.h"
 #include "serve/server.h"
-#include "telemetry/metrics.h"
+#include "serve/transport.h"
+#include "serve/units_of_time.h"
 
 namespace cortex {
 
-struct ServeMetrics {
-  std::map<std::pair<std::string, int>, std::int64_t> requests;  // endpoint, status
-  std::map<std::string, std::int64_t> errors;                    // code
-  LatencyHistogram request_latency;
-  LatencyHistogram queue_wait;
-  LatencyHistogram inference;
-  std::int64_t connections_refused = 0;
-
-  void count(const std::string& endpoint, int status) { ++requests[{endpoint, status}]; }
-};
-
 /// What the routes share. Touched by the network thread alone, save for the mailbox.
 struct ServeState {
-  explicit ServeState(const ServerOptions& o) : options(o) {}
+  explicit ServeState(const ServerOptions& o)
+      : options(o),
+        tracer(!o.otlp_url.empty(), o.trace_ratio, kTraceRecords),
+        models(o.make_engine, o.repository, tracer, mailbox),
+        rates(o.max_rate) {}
+
+  /// The engine of a request: 503 while it drains or loads, 404 where there is none of that name.
+  Result<ModelRef> model(std::string_view name) const;
+  /// Why the server as a whole takes no requests yet, or no more.
+  std::optional<ApiError> not_ready() const;
 
   const ServerOptions options;
-  Engine* engine = nullptr;  ///< null until the model is loaded
   bool draining = false;
   int connections = 0;
   TimeNs started_ns = RealClock::instance().now();
   ServeMetrics metrics;
   FrameParser parser;
+  BinaryParser binary;
+  OipParser oip;
   Mailbox mailbox;
+  Tracer tracer;
+  ModelRegistry models;
+  RateLimiter rates;
+  SequenceTable sequences;
+  std::optional<KeyFile> keys;
   /// Runs a function on the network thread later.
   std::function<void(std::chrono::milliseconds, std::function<void()>)> after;
+  /// What the exporter of traces has lost, beside what did not fit into its queue.
+  std::function<std::int64_t()> traces_lost;
+
+ private:
+  static constexpr std::size_t kTraceRecords = 4096;
 };
 
-inline double to_ms(TimeNs ns) { return static_cast<double>(ns) / 1e6; }
-
-/// The absolute deadline of a request that arrived at `arrived_ns` with `ms` to go.
-inline TimeNs deadline_at(TimeNs arrived_ns, double ms) {
-  return arrived_ns + static_cast<TimeNs>(ms * 1e6);
+/// The address of a client where the server asks for no keys, else the tenant.
+inline std::string_view client_of(const HttpRequest& request) {
+  return request.caller.tenant.empty() ? std::string_view(request.peer.address)
+                                       : std::string_view(request.caller.tenant);
 }
+
+/// 429 of a client that sends more than --max-rate.
+Error too_fast(double max_rate);
+
+/// An error of open_session() in the words of the protocol, naming the flag whose limit it met.
+Error explain_refusal(Error error);
 
 }  // namespace cortex

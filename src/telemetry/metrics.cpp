@@ -103,4 +103,20 @@ void PrometheusText::histogram(std::string_view name, std::string_view help,
                  histogram.sum_s(), name, total);
 }
 
+void PrometheusText::histogram(std::string_view name, std::string_view help,
+                               std::span<const std::int64_t> counts, double sum,
+                               std::string_view labels) {
+  header(name, help, "histogram");
+  const auto out = std::back_inserter(text_);
+  std::int64_t total = 0;
+  for (std::size_t i = 0; i < counts.size(); ++i) {
+    total += counts[i];
+    fmt::format_to(out, "{}_bucket{{{},le=\"{}\"}} {}\n", name, labels, std::int64_t{1} << i,
+                   total);
+  }
+  fmt::format_to(out,
+                 "{0}_bucket{{{1},le=\"+Inf\"}} {2}\n{0}_sum{{{1}}} {3}\n{0}_count{{{1}}} {2}\n",
+                 name, labels, total, sum);
+}
+
 }  // namespace cortex

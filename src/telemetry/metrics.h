@@ -3,6 +3,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -50,8 +51,11 @@ class PrometheusText {
                std::string_view labels = {});
   void gauge(std::string_view name, std::string_view help, double value,
              std::string_view labels = {});
-  /// Durations in seconds with the buckets of `kLatencyEdgesNs`.
+  /// Durations in seconds, buckets from 10 us to 1 s.
   void histogram(std::string_view name, std::string_view help, const LatencyHistogram& histogram);
+  /// Counts of sizes: counts[i] lie above 2^(i-1) and at most at 2^i.
+  void histogram(std::string_view name, std::string_view help, std::span<const std::int64_t> counts,
+                 double sum, std::string_view labels);
   const std::string& text() const { return text_; }
 
  private:

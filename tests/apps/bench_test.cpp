@@ -128,6 +128,17 @@ TEST(BenchModel, RandomModelsOfEveryPrecisionDecode) {
   }
 }
 
+TEST(BenchModel, CortexSInInt8KeepsAtMost30MBOfWeightsAndTables) {
+  const ModelFile file = random_preset("cortex-s", DType::i8, 0, 1);
+  const auto ops = make_bench_ops(1);
+  const auto decoder = make_bench_decoder(file, *ops, {.batch = 1, .events = 512, .seed = 1});
+  double linears = 0;
+  for (const LinearShape& l : forward_linears(file.config, 1))
+    linears += static_cast<double>(l.in * l.out);
+  EXPECT_GT(static_cast<double>(decoder->resident_bytes()), linears) << "a byte a weight, at least";
+  EXPECT_LE(static_cast<double>(decoder->resident_bytes()), 30e6);
+}
+
 TEST(BenchModel, Int8RowsHaveAScaleAndReachTheirEnds) {
   const ModelFile file = random_preset("stream-nano", DType::i8, 4, 1);
   const LinearTensor linear = file.linear("blocks.0.qkv");
@@ -177,8 +188,9 @@ TEST(BenchCli, DecodeReportsTheTimesAndTheFloor) {
     ASSERT_EQ(ran.code, 0) << ran.err;
     simdjson::dom::parser parser;
     const auto report = parsed(parser, ran.out);
-    for (const char* key : {"p50_us", "p99_us", "mean_us", "min_us", "gflops", "floor_us",
-                            "fraction_of_floor", "iterations", "batch", "events", "threads"})
+    for (const char* key :
+         {"p50_us", "p99_us", "mean_us", "min_us", "gflops", "floor_us", "fraction_of_floor",
+          "iterations", "batch", "events", "threads", "resident_weight_bytes"})
       EXPECT_GT(value_of(report, key), 0) << key;
     for (const char* key : {"model", "precision", "backend", "kind", "machine", "ceilings"})
       EXPECT_EQ(report[key].error(), simdjson::SUCCESS) << key;

@@ -137,8 +137,10 @@ TEST_P(CpuLinear, EqualsFloat64InEveryPrecisionShapeNormAndEpilogue) {
 }
 
 TEST_P(CpuLinear, ARowHasTheSameBitsAloneAndInAnyBatch) {
-  for (const DType precision : {DType::f32, DType::bf16, DType::i8}) {
-    const Size size{150, 320, 200};
+  for (const auto& [precision, outputs] :
+       {std::pair{DType::f32, 200}, std::pair{DType::bf16, 200}, std::pair{DType::i8, 200},
+        std::pair{DType::f32, 3}, std::pair{DType::bf16, 3}, std::pair{DType::i8, 3}}) {
+    const Size size{150, 320, outputs};
     const auto ops = make();
     auto x = normal(static_cast<std::size_t>(size.rows * size.in));
     const auto gain = normal(static_cast<std::size_t>(size.in));
@@ -159,6 +161,27 @@ TEST_P(CpuLinear, ARowHasTheSameBitsAloneAndInAnyBatch) {
       ASSERT_EQ(0,
                 std::memcmp(part.data(), whole.data() + 5 * size.out, part.size() * sizeof(float)))
           << rows << " rows of " << to_string(precision);
+    }
+  }
+}
+
+TEST_P(CpuLinear, GeluOfNarrowWeightsIsExactTo5e5) {
+  const auto ops = make();
+  std::vector<float> x = {-1000, -100, 100, 1000};
+  for (int i = -2048; i <= 2048; ++i) x.push_back(static_cast<float>(i) / 128);
+  const auto rows = static_cast<std::int64_t>(x.size());
+  const Tensor held = to_float(to_bfloat16(tensor_of(x, {rows})));
+  x.assign(held.f32().begin(), held.f32().end());
+  for (const std::int64_t outputs : {1, 40}) {  // as a dot product, and in a panel
+    const Weight one = weight_of(std::vector<float>(static_cast<std::size_t>(outputs), 1.0f),
+                                 {rows, 1, outputs}, DType::bf16);
+    std::vector<float> out(static_cast<std::size_t>(rows * outputs));
+    ops->norm_linear({}, matrix(x.data(), rows, 1), *ops->pack_linear(one.linear()), nullptr,
+                     Epilogue::gelu, matrix(out.data(), rows, outputs));
+    for (std::size_t i = 0; i < out.size(); ++i) {
+      const double v = x[i / static_cast<std::size_t>(outputs)];
+      const double exact = 0.5 * v * std::erfc(-v / std::sqrt(2.0));
+      ASSERT_NEAR(out[i], exact, 5e-5 + 2e-6 * std::abs(v)) << "of " << v;
     }
   }
 }

@@ -11,6 +11,12 @@
 namespace cortex::testing {
 namespace {
 
+class FakeLinear final : public LinearWeight {
+ public:
+  using LinearWeight::LinearWeight;
+  std::size_t bytes() const override { return 0; }
+};
+
 /// Counts the calls that reach it.
 class CountingOps final : public Ops {
  public:
@@ -51,7 +57,7 @@ class CountingOps final : public Ops {
   void phases(const PhaseArgs&) override { ++calls["phases"]; }
   std::unique_ptr<LinearWeight> pack_linear(const LinearTensor& linear) override {
     ++calls["pack_linear"];
-    return std::make_unique<LinearWeight>(linear.weight.size(0), linear.weight.size(1));
+    return std::make_unique<FakeLinear>(linear.weight.size(0), linear.weight.size(1));
   }
   DType cache_dtype(DType) const override {
     ++calls["cache_dtype"];

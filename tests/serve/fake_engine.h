@@ -23,6 +23,8 @@ namespace cortex::testing {
 
 struct FakeOptions {
   bool window = false;
+  std::string name = "fake";  ///< the model's preset
+  float scale = 1;            ///< of output 0, to tell two engines apart
   int units = 16;
   int max_sessions = 4;
   int max_queued_steps = 4;
@@ -35,7 +37,7 @@ class FakeEngine final : public Engine {
  public:
   explicit FakeEngine(FakeOptions options = {}) : options_(options) {
     model_.kind = options.window ? "window" : "stream";
-    model_.preset = "fake";
+    model_.preset = options.name;
     model_.precision = "fp32";
     model_.digest = "00000000deadbeef";
     model_.parameters = 2;
@@ -68,15 +70,18 @@ class FakeEngine final : public Engine {
   Result<SessionInfo> open_session(const SessionOptions& options) override {
     const std::lock_guard lock(mutex_);
     if (static_cast<int>(sessions_.size()) >= options_.max_sessions)
-      return Error{ErrorCode::resource_exhausted, "no cache pages are left for a session", ""};
+      return Error{ErrorCode::resource_exhausted, "no cache pages are left for a session",
+                   "sessions"};
     for (const std::string& id : options.unit_ids)
       if (std::find(model_.unit_ids.begin(), model_.unit_ids.end(), id) == model_.unit_ids.end())
         return Error{ErrorCode::invalid_argument, "the model has no unit " + id, "units"};
+    last_options_ = options;
     Session session;
     session.next = options.first_step;
     session.drop = options.drop_out_of_step;
     sessions_[++last_id_] = session;
-    return SessionInfo{last_id_, options.first_step};
+    const double rate = options.step_rate_hz > 0 ? options.step_rate_hz : 50;
+    return SessionInfo{last_id_, options.first_step, options.best_effort ? 0 : rate};
   }
 
   Result<SessionSummary> close_session(SessionId id) override {
@@ -97,6 +102,7 @@ class FakeEngine final : public Engine {
   Result<void> submit(const StepRequest& r, StepSink& sink) override {
     const std::lock_guard lock(mutex_);
     const auto it = sessions_.find(r.session);
+    ++(it == sessions_.end() ? stats_.cache_misses : stats_.cache_hits);
     if (it == sessions_.end()) return Error{ErrorCode::not_found, "no such session", "session"};
     Session& session = it->second;
     if (r.sequence != session.next + r.gap)
@@ -131,10 +137,23 @@ class FakeEngine final : public Engine {
     jobs_.push_back(Job{.events = {r.events.begin(), r.events.end()},
                         .deadline_ns = r.deadline_ns,
                         .best_effort = r.best_effort,
+                        .tenant = r.tenant,
                         .window = &sink,
                         .submitted_ns = now()});
     changed_.notify_all();
     return {};
+  }
+
+  int cancel(const WindowSink& sink) override {
+    const std::lock_guard lock(mutex_);
+    const auto n = std::erase_if(jobs_, [&](const Job& job) { return job.window == &sink; });
+    stats_.cancelled += static_cast<std::int64_t>(n);
+    return static_cast<int>(n);
+  }
+
+  EngineState state() const override {
+    const std::lock_guard lock(mutex_);
+    return state_;
   }
 
   int expire_idle_sessions() override {
@@ -169,6 +188,24 @@ class FakeEngine final : public Engine {
     held_ = false;
     changed_.notify_all();
   }
+  void set_state(EngineState state) {
+    const std::lock_guard lock(mutex_);
+    state_ = state;
+  }
+  /// The next answer's first output is not a number.
+  void lose_finiteness() {
+    const std::lock_guard lock(mutex_);
+    not_finite_ = true;
+  }
+  /// What the last session was opened with, and whose the windows were.
+  SessionOptions last_options() const {
+    const std::lock_guard lock(mutex_);
+    return last_options_;
+  }
+  std::vector<TenantId> window_tenants() const {
+    const std::lock_guard lock(mutex_);
+    return window_tenants_;
+  }
   /// The next expiry takes every session.
   void expire_all() {
     const std::lock_guard lock(mutex_);
@@ -201,6 +238,7 @@ class FakeEngine final : public Engine {
     std::vector<Event> events;
     std::int64_t deadline_ns = kNoDeadline;
     bool best_effort = false;
+    TenantId tenant = 0;
     StepSink* step = nullptr;
     WindowSink* window = nullptr;
     std::int64_t submitted_ns = 0;
@@ -237,16 +275,21 @@ class FakeEngine final : public Engine {
       Job job = std::move(jobs_.front());
       jobs_.pop_front();
       ++stats_.batches;
+      ++stats_.batch_rows;
+      ++stats_.batch_sizes[0];
       const std::int64_t started = now();
+      const BatchInfo batch{static_cast<std::uint64_t>(stats_.batches), 1, started, now()};
       float behavior[2] = {0, 0};
       if (job.window != nullptr) {
         for (const Event& e : job.events) {
           behavior[0] += static_cast<float>(e.value);
           behavior[1] += static_cast<float>(e.bin);
         }
+        behavior[0] *= options_.scale;
         ++stats_.windows;
+        window_tenants_.push_back(job.tenant);
         lock.unlock();
-        answer_window(job, behavior, started);
+        answer_window(job, behavior, started, batch);
         lock.lock();
         continue;
       }
@@ -263,12 +306,20 @@ class FakeEngine final : public Engine {
         behavior[0] += static_cast<float>(e.value);
         session.leaky += static_cast<float>(e.value) * static_cast<float>(e.unit + 1) / 7.0F;
       }
+      behavior[0] *= options_.scale;
       behavior[1] = session.leaky;
       StepAnswer answer{.session = job.session, .sequence = job.sequence, .behavior = behavior};
       answer.dropped_events = job.dropped;
       answer.submitted_ns = job.submitted_ns;
       answer.started_ns = started;
       answer.finished_ns = now();
+      answer.batch = batch;
+      const Error not_finite{ErrorCode::internal, "an output is not finite", "behavior"};
+      if (std::exchange(not_finite_, false)) {
+        answer.error = &not_finite;
+        answer.behavior = {};
+        ++stats_.not_finite;
+      }
       if (answer.finished_ns > job.deadline_ns) {
         answer.status = job.best_effort ? StepStatus::late : StepStatus::refused;
         if (!job.best_effort) answer.behavior = {};
@@ -284,11 +335,13 @@ class FakeEngine final : public Engine {
     }
   }
 
-  static void answer_window(const Job& job, std::span<const float> behavior, std::int64_t started) {
+  static void answer_window(const Job& job, std::span<const float> behavior, std::int64_t started,
+                            const BatchInfo& batch) {
     WindowAnswer answer{.behavior = behavior,
                         .submitted_ns = job.submitted_ns,
                         .started_ns = started,
-                        .finished_ns = now()};
+                        .finished_ns = now(),
+                        .batch = batch};
     const Error late{ErrorCode::deadline_exceeded, "the answer would have come too late",
                      "deadline_ms"};
     if (answer.finished_ns > job.deadline_ns && !job.best_effort) {
@@ -309,6 +362,10 @@ class FakeEngine final : public Engine {
   bool held_ = false;
   bool stopping_ = false;
   bool expire_now_ = false;
+  bool not_finite_ = false;
+  EngineState state_ = EngineState::ready;
+  SessionOptions last_options_;
+  std::vector<TenantId> window_tenants_;
   std::thread thread_;
 };
 

@@ -1,11 +1,13 @@
 #include <gtest/gtest.h>
 
+#include <fstream>
 #include <future>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "serve/test_server.h"
+#include "support/paths.h"
 
 namespace cortex::testing {
 namespace {
@@ -157,8 +159,10 @@ TEST(Errors, AFullQueueIs429AndTheRestIsAnswered) {
 }
 
 TEST(Keys, AreAskedForEverywhereButWhereALoadBalancerLooks) {
+  const TempDir dir;
+  std::ofstream(dir.file("keys")) << "0123456789abcdef\n";
   ServerOptions options;
-  options.api_key = "0123456789abcdef";
+  options.api_key_file = dir.file("keys");
   TestServer server({}, options);
   EXPECT_EQ(server.get("/health").status, 200);
   EXPECT_EQ(server.get("/ready").status, 200);
@@ -169,7 +173,7 @@ TEST(Keys, AreAskedForEverywhereButWhereALoadBalancerLooks) {
   EXPECT_TRUE(contains(bare.body, R"("code":"unauthorized")"));
   EXPECT_FALSE(StreamClient::connect(server.url()));
   EXPECT_FALSE(StreamClient::connect(server.url(), {.api_key = "0123456789abcdeX"}));
-  const ClientOptions with_key{.api_key = options.api_key};
+  const ClientOptions with_key{.api_key = "0123456789abcdef"};
   EXPECT_EQ(http_post(server.url(), "/decode", decode_body(""), with_key)->status, 200);
   const auto client = StreamClient::connect(server.url(), with_key);
   ASSERT_TRUE(client) << client.error().message;

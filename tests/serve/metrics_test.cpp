@@ -23,9 +23,14 @@ TEST(Metrics, PublishedNamesAreThereAndTrue) {
         "cortex_requests_total{endpoint=\"/decode\",status=\"400\"} 1\n",
         "cortex_errors_total{error_type=\"invalid_argument\"} 1\n",
         "cortex_request_latency_seconds_count 4\n", "cortex_queue_wait_seconds_count 4\n",
-        "cortex_inference_latency_seconds_count 4\n", "cortex_batch_size 1\n",
-        "cortex_queue_depth 0\n", "cortex_sessions 1\n", "cortex_kv_cache_pages_used 4\n",
-        "cortex_ready 1\n"})
+        "cortex_inference_latency_seconds_count 4\n",
+        "cortex_batch_size_bucket{model=\"fake\",version=\"1\",le=\"1\"} 4\n",
+        "cortex_batch_size_sum{model=\"fake\",version=\"1\"} 4\n",
+        "cortex_batch_size_count{model=\"fake\",version=\"1\"} 4\n",
+        "cortex_queue_depth{model=\"fake\",version=\"1\"} 0\n",
+        "cortex_sessions{model=\"fake\",version=\"1\"} 1\n",
+        "cortex_kv_cache_pages_used{model=\"fake\",version=\"1\"} 4\n",
+        "cortex_kv_cache_hit_rate{model=\"fake\",version=\"1\"} 1\n", "cortex_ready 1\n"})
     EXPECT_TRUE(contains(page, line)) << line << page;
 }
 
@@ -55,8 +60,12 @@ TEST(Metrics, RealTimeModeSaysWhatWasGranted) {
   EXPECT_FALSE(contains(TestServer().get("/metrics").body, "cortex_realtime"));
   TestServer server({.realtime = {{"core", true, "1"}, {"scheduler", false, "no"}}});
   const std::string page = server.get("/metrics").body;
-  EXPECT_TRUE(contains(page, "cortex_realtime_granted{what=\"core\"} 1\n")) << page;
-  EXPECT_TRUE(contains(page, "cortex_realtime_granted{what=\"scheduler\"} 0\n")) << page;
+  EXPECT_TRUE(
+      contains(page, "cortex_realtime_granted{model=\"fake\",version=\"1\",what=\"core\"} 1\n"))
+      << page;
+  EXPECT_TRUE(contains(
+      page, "cortex_realtime_granted{model=\"fake\",version=\"1\",what=\"scheduler\"} 0\n"))
+      << page;
 }
 
 TEST(Metrics, UnknownPathsShareOneLabel) {

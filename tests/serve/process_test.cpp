@@ -61,7 +61,8 @@ class ServerProcess {
 bool queued(const ServerProcess& server, int n) {
   return eventually([&] {
     const auto page = http_get(server.url(), "/metrics");
-    return page && contains(page->body, "\ncortex_queue_depth " + std::to_string(n) + "\n");
+    return page && contains(page->body, "\ncortex_queue_depth{model=\"fake\",version=\"1\"} " +
+                                            std::to_string(n) + "\n");
   });
 }
 

@@ -1,4 +1,5 @@
 // The server over the engine itself: what comes out of a socket has the bits of a call in process.
+#include <cortex/client.h>
 #include <gtest/gtest.h>
 
 #include <memory>
@@ -10,7 +11,6 @@
 #include "engine/engine_fixture.h"
 #include "model/weights.h"
 #include "serve/server.h"
-#include "stream_client.h"
 
 namespace cortex::testing {
 namespace {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cortex/client.h>
 #include <gtest/gtest.h>
 
 #include <chrono>
@@ -11,7 +12,6 @@
 #include "serve/fake_engine.h"
 #include "serve/raw_client.h"
 #include "serve/server.h"
-#include "stream_client.h"
 
 namespace cortex::testing {
 

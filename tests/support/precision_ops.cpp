@@ -24,6 +24,10 @@ class PrecisionLinear final : public LinearWeight {
   }
 
   DType dtype() const { return dtype_; }
+  std::size_t bytes() const override {
+    return base_ ? base_->bytes()
+                 : integers_.size() * sizeof(std::int16_t) + scale_.size() * sizeof(float);
+  }
   const LinearWeight& base() const { return *base_; }
   const std::int16_t* row(std::int64_t o) const { return integers_.data() + o * in(); }
   float scale(std::int64_t o) const { return scale_[static_cast<std::size_t>(o)]; }

@@ -2,7 +2,7 @@
 
 #include <vector>
 
-#include "quant/forwarding_ops.h"
+#include "kernels/forwarding_ops.h"
 
 namespace cortex::testing {
 

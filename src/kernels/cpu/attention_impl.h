@@ -15,6 +15,12 @@ class Scratch {
   std::byte* at_;
 };
 
+/// Fetches a row of one head: rows lie far apart, so no hardware foresees the next.
+inline void fetch_row(const MatrixView& m, std::int64_t row, int head_dim) {
+  for (int d = 0; d < head_dim; d += kLanes) prefetch(m.data + row * m.stride + d);
+}
+constexpr std::int64_t kRowsAhead = 8;
+
 /// K of one head, transposed into panels: [keys / kColumns][head_dim / group][kColumns][group].
 template <class T>
 void pack_keys(const MatrixView& k, std::int64_t first, std::int64_t keys, int head_dim,
@@ -25,6 +31,7 @@ void pack_keys(const MatrixView& k, std::int64_t first, std::int64_t keys, int h
     for (std::int64_t line = 0; line < lines; line += kLanes) {
       F square[kLanes];  // of words
       for (int i = 0; i < kLanes; ++i) {
+        if (line == 0 && j + i + kLanes < keys) fetch_row(k, first + j + i + kLanes, head_dim);
         F inputs[T::kGroup];
         for (int g = 0; g < T::kGroup; ++g) {
           const std::int64_t d = line * T::kGroup + g * kLanes;
@@ -47,6 +54,8 @@ void pack_values(const MatrixView& v, std::int64_t first, std::int64_t keys, int
                  typename T::B* to) {
   const std::int64_t padded = round_up(keys, T::kGroup);
   for (std::int64_t j = 0; j < padded; j += T::kGroup) {
+    for (int g = 0; g < T::kGroup; ++g)
+      if (j + g + kRowsAhead < keys) fetch_row(v, first + j + g + kRowsAhead, head_dim);
     for (std::int64_t d = 0; d < round_up(head_dim, kColumns); d += kLanes) {
       F rows[T::kGroup];
       for (int g = 0; g < T::kGroup; ++g)
@@ -63,33 +72,51 @@ void pack_values(const MatrixView& v, std::int64_t first, std::int64_t keys, int
 /// Keys of a block as the scores have them: whole panels, every panel [kTileRows][kColumns].
 constexpr std::int64_t kBlockPanels = (kKeyBlock + kColumns - 1) / kColumns;
 
-/// Online softmax of one row over one block of scores, which lie in panels; stores e^(s - top) as
-/// activations and returns by how much what was summed before shrinks.
+/// The largest score of a row, which lies in `panels` panels, and `top`.
+inline float highest(const float* scores, std::int64_t panels, float top) {
+  F high[kVectors];
+#pragma GCC unroll 8
+  for (F& h : high) h = set(top);
+  for (std::int64_t p = 0; p < panels; ++p)
+#pragma GCC unroll 8
+    for (int n = 0; n < kVectors; ++n)
+      high[n] = max(high[n], load(scores + p * kTileRows * kColumns + n * kLanes));
+  for (int n = 1; n < kVectors; ++n) high[0] = max(high[0], high[n]);
+  return largest(high[0]);
+}
+
+/// Softmax weights e^(s - top) of a row as activations, not divided by their sum, which is
+/// returned.
 template <class T>
-float soften(float* scores, std::int64_t keys, float& top, float& total, typename T::A* weights) {
-  const auto at = [&](std::int64_t j) {
-    return scores + j / kColumns * kTileRows * kColumns + j % kColumns;
-  };
-  F high = set(-kInfinity);
-  for (std::int64_t j = 0; j < keys; j += kLanes)
-    high = max(high, load_part(at(j), keys - j, -kInfinity));
-  const float before = top;
-  top = __builtin_fmaxf(top, largest(high));
-  const std::int64_t padded = round_up(keys, kLanes);
+float soften(const float* scores, std::int64_t panels, float top, typename T::A* weights) {
   if (top == -kInfinity) {
-    for (std::int64_t j = 0; j < padded; j += kLanes) T::convert(set(0), weights + j);
-    return 1;
+    for (std::int64_t j = 0; j < panels * kColumns; j += kLanes) T::convert(set(0), weights + j);
+    return 0;
   }
-  F sums = set(0);
-  for (std::int64_t j = 0; j < keys; j += kLanes) {
-    const F e = exp_negative(sub(load_part(at(j), keys - j, -kInfinity), set(top)));
-    sums = add(sums, e);
-    T::convert(e, weights + j);
+  constexpr float kLog2e = 1.44269504089f;
+  const F highest = set(top), power = set(-top * kLog2e);
+  F sums[kVectors];
+#pragma GCC unroll 8
+  for (F& s : sums) s = set(0);
+  for (std::int64_t p = 0; p < panels; ++p) {
+#pragma GCC unroll 8
+    for (int n = 0; n < kVectors; ++n) {
+      const F s = load(scores + p * kTileRows * kColumns + n * kLanes);
+      const F e =
+          kFloat32<T> ? exp_negative(sub(s, highest)) : exp2_narrow(fma(s, set(kLog2e), power));
+      sums[n] = add(sums[n], e);
+      T::convert(e, weights + p * kColumns + n * kLanes);
+    }
   }
-  float shrink[kLanes];
-  store(shrink, exp_negative(set(before - top)));
-  total = total * shrink[0] + sum(sums);
-  return shrink[0];
+  for (int n = 1; n < kVectors; ++n) sums[0] = add(sums[0], sums[n]);
+  return sum(sums[0]);
+}
+
+/// e^-x
+inline float decay(float x) {
+  float lanes[kLanes];
+  store(lanes, exp_negative(set(-x)));
+  return lanes[0];
 }
 
 template <class T>
@@ -112,6 +139,7 @@ void attend(const HeadAttentionArgs& a) {
 
   const F scale = set(1.0f / __builtin_sqrtf(static_cast<float>(a.head_dim)));
   for (std::int64_t i = 0; i < a.queries; ++i) {
+    if (i + kRowsAhead < a.queries) fetch_row(a.q, i + kRowsAhead, a.head_dim);
     for (std::int64_t d = 0; d < width; d += kLanes)
       T::convert(mul(load_part(a.q.data + i * a.q.stride + d, a.head_dim - d), scale),
                  q + i * width + d);
@@ -144,13 +172,25 @@ void attend(const HeadAttentionArgs& a) {
         }
       }
       float* const out = sums + i * value_panels * kColumns;
+      float tops[kTileRows];
       for (int m = 0; m < rows; ++m) {
-        const float shrink = soften<T>(scores + m * kColumns, keys, top[i + m], total[i + m],
-                                       weights + m * weight_stride);
-        // A row of weights ends in zeros up to a whole group.
-        for (std::int64_t j = round_up(keys, kLanes); j < round_up(keys, T::kGroup); ++j)
-          weights[m * weight_stride + j] = A{};
-        if (first == 0 || shrink == 1) continue;
+        // Keys that only fill the last panel.
+        for (std::int64_t j = keys; j < panels * kColumns; ++j)
+          scores[((panels - 1) * kTileRows + m) * kColumns + j % kColumns] = -kInfinity;
+        tops[m] = highest(scores + m * kColumns, panels, top[i + m]);
+      }
+      for (int m = 0; m < rows; ++m) {
+        const float added =
+            soften<T>(scores + m * kColumns, panels, tops[m], weights + m * weight_stride);
+        const float before = top[i + m];
+        top[i + m] = tops[m];
+        if (before == -kInfinity || before == tops[m]) {
+          total[i + m] += added;
+          continue;
+        }
+        // What was summed before counts less.
+        const float shrink = decay(tops[m] - before);
+        total[i + m] = total[i + m] * shrink + added;
         for (std::int64_t p = 0; p < value_panels; ++p)
           for (int n = 0; n < kColumns; n += kLanes) {
             float* const s = out + (p * kTileRows + m) * kColumns + n;

@@ -21,19 +21,20 @@ constexpr std::int64_t kRowsForEach = 16;
 
 std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
 
-void put_weight(const LinearTensor& linear, const Format& f, std::int64_t from, std::byte* to) {
-  switch (linear.weight.dtype()) {
-    case DType::f32:
-      std::memcpy(to, linear.weight.data() + from * 4, 4);
-      break;
-    case DType::bf16:
-      std::memcpy(to, linear.weight.data() + from * 2, 2);
-      break;
-    case DType::i8:
-      *to = static_cast<std::byte>(static_cast<std::int8_t>(linear.weight.data()[from]) +
-                                   f.weight_offset);
-      break;
-  }
+/// Copies one output's weights into a panel, `columns` words from one to the next. A word is what a
+/// group of inputs takes up; those of `flip` are turned over.
+template <class Word>
+void put_weights(const std::byte* from, std::int64_t bytes, std::byte* to, int columns, Word flip) {
+  constexpr auto kWord = static_cast<std::int64_t>(sizeof(Word));
+  const auto put = [&](std::int64_t at, std::size_t count) {
+    Word word = 0;
+    std::memcpy(&word, from + at, count);
+    word = static_cast<Word>(word ^ flip);
+    std::memcpy(to + at * columns, &word, sizeof word);
+  };
+  const std::int64_t whole = bytes / kWord * kWord;
+  for (std::int64_t at = 0; at < whole; at += kWord) put(at, sizeof(Word));
+  if (whole < bytes) put(whole, static_cast<std::size_t>(bytes - whole));
 }
 
 }  // namespace
@@ -42,20 +43,35 @@ PackedLinear::PackedLinear(const LinearTensor& linear, const Kernels& kernels)
     : LinearWeight(linear.weight.size(0), linear.weight.size(1)),
       precision_(linear.weight.dtype()) {
   const Format f = kernels.format(precision_);
-  const std::int64_t inputs = round_up(in(), f.group);
-  panel_count_ = (out() + f.columns - 1) / f.columns;
-  const auto count = static_cast<std::size_t>(panel_count_ * f.columns * inputs);
-  const std::size_t bytes = count * static_cast<std::size_t>(f.weight_bytes);
-  panels_ = Buffer(::operator new(bytes + kSlackBytes, kAlignment), bytes,
-                   [](void* p) { ::operator delete(p, kAlignment); });
-  std::byte* const to = panels_.as<std::byte>();
-  std::memset(to, precision_ == DType::i8 ? f.weight_offset : 0, bytes);
-  for (std::int64_t o = 0; o < out(); ++o)
-    for (std::int64_t i = 0; i < in(); ++i)
-      put_weight(linear, f, o * in() + i,
-                 to + ((o / f.columns * inputs + i / f.group * f.group) * f.columns +
-                       o % f.columns * f.group + i % f.group) *
-                          f.weight_bytes);
+  few_outputs_ = cpu::few_outputs(out(), f);
+  const int columns = few_outputs_ ? 1 : f.columns;
+  const std::int64_t inputs = few_outputs_ ? padded_inputs(in()) : round_up(in(), f.group);
+  const std::int64_t row_bytes = in() * f.weight_bytes;
+  panel_count_ = few_outputs_ ? 1 : (out() + columns - 1) / columns;
+  const std::int64_t bytes = round_up(out(), columns) * inputs * f.weight_bytes;
+  panels_ =
+      Buffer(::operator new(static_cast<std::size_t>(bytes) + kSlackBytes, kAlignment),
+             static_cast<std::size_t>(bytes), [](void* p) { ::operator delete(p, kAlignment); });
+  // Adding 128 to an int8 is turning over its highest bit.
+  const std::uint32_t flip = f.weight_offset == 0 ? 0 : 0x80808080u;
+  std::memset(panels_.as<std::byte>(), static_cast<int>(flip & 0xff),
+              static_cast<std::size_t>(bytes));
+  for (std::int64_t o = 0; o < out(); ++o) {
+    const std::byte* const from = linear.weight.data() + o * row_bytes;
+    const int word = f.group * f.weight_bytes;
+    std::byte* const to = panels_.as<std::byte>() +
+                          o / columns * columns * inputs * f.weight_bytes + o % columns * word;
+    switch (word) {
+      case 4:
+        put_weights<std::uint32_t>(from, row_bytes, to, columns, flip);
+        break;
+      case 2:
+        put_weights<std::uint16_t>(from, row_bytes, to, columns, static_cast<std::uint16_t>(flip));
+        break;
+      default:
+        put_weights<std::uint8_t>(from, row_bytes, to, columns, static_cast<std::uint8_t>(flip));
+    }
+  }
   if (linear.scale) scale_.assign(linear.scale->f32().begin(), linear.scale->f32().end());
   if (precision_ == DType::i8 && scale_.size() != static_cast<std::size_t>(out()))
     throw std::invalid_argument("an int8 linear without a scale for each output");
@@ -136,7 +152,7 @@ std::byte* CpuOps::scratch(int thread, std::size_t bytes) {
 }
 
 void CpuOps::reserve(const OpsCapacity& c) {
-  const std::int64_t stride = round_up(c.inputs, 64) * 4;
+  const std::int64_t stride = padded_inputs(c.inputs) * 4;
   rows_.grow(c.rows, c.rows * stride);
   low_.resize(std::max(low_.size(), static_cast<std::size_t>(c.queries)));
   high_.resize(low_.size());
@@ -161,7 +177,7 @@ void CpuOps::norm_linear(const NormArgs& norm, MatrixView x, const LinearWeight&
                          const float* bias, Epilogue epilogue, MatrixView out) {
   const auto& w = static_cast<const PackedLinear&>(weight);
   const std::int64_t stride =
-      round_up(w.in(), 64) * kernels_.format(w.precision()).activation_bytes;
+      padded_inputs(w.in()) * kernels_.format(w.precision()).activation_bytes;
   const double flops = 2.0 * static_cast<double>(x.rows) * static_cast<double>(w.out()) *
                        static_cast<double>(w.in());
   const bool each = x.rows <= kRowsForEach;
@@ -184,7 +200,9 @@ void CpuOps::norm_linear(const NormArgs& norm, MatrixView x, const LinearWeight&
   args.bias = bias;
   args.epilogue = epilogue;
   args.out = out;
-  const std::int64_t row_parts = (x.rows + kGemmRows - 1) / kGemmRows;
+  args.few_outputs = w.few_outputs();
+  const std::int64_t part_rows = w.few_outputs() ? kRowsForEach : kGemmRows;
+  const std::int64_t row_parts = (x.rows + part_rows - 1) / part_rows;
   share(static_cast<int>(w.panel_count() * row_parts), flops, [&](int chunk, int thread) {
     ThreadMemory& memory = memory_[static_cast<std::size_t>(thread)];
     GemmArgs part = args;
@@ -197,8 +215,8 @@ void CpuOps::norm_linear(const NormArgs& norm, MatrixView x, const LinearWeight&
       part.a = rows_.view(stride);
     }
     part.panel = chunk / row_parts;
-    part.row_begin = chunk % row_parts * kGemmRows;
-    part.row_end = std::min(x.rows, part.row_begin + kGemmRows);
+    part.row_begin = chunk % row_parts * part_rows;
+    part.row_end = std::min(x.rows, part.row_begin + part_rows);
     part.scratch = scratch(thread, kernels_.gemm_scratch_bytes());
     kernels_.gemm(part);
   });

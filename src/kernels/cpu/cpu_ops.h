@@ -31,12 +31,15 @@ class PackedLinear final : public LinearWeight {
  public:
   PackedLinear(const LinearTensor& linear, const Kernels& kernels);
   DType precision() const { return precision_; }
+  bool few_outputs() const { return few_outputs_; }  ///< as in GemmArgs
   const std::byte* panels() const { return panels_.as<std::byte>(); }
   std::int64_t panel_count() const { return panel_count_; }
+  std::size_t bytes() const override { return panels_.bytes() + scale_.size() * sizeof(float); }
   const float* scale() const { return scale_.empty() ? nullptr : scale_.data(); }
 
  private:
   DType precision_;
+  bool few_outputs_;
   std::int64_t panel_count_;
   Buffer panels_;
   std::vector<float> scale_;

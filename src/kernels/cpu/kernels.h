@@ -28,7 +28,8 @@ struct Format {
   int weight_offset = 0;  ///< added to an int8 weight
 };
 
-/// A part of a linear: rows [row_begin, row_end) of one panel's outputs.
+/// A part of a linear: rows [row_begin, row_end) of one panel's outputs. A linear with few outputs
+/// has no panels: its weights are [outputs, padded_inputs()], each result a dot product.
 struct GemmArgs {
   DType precision = DType::f32;
   Rows a;
@@ -39,12 +40,21 @@ struct GemmArgs {
   const float* bias = nullptr;          ///< [outputs] or null
   Epilogue epilogue = Epilogue::store;
   MatrixView out;
+  bool few_outputs = false;
   std::int64_t panel = 0;
   std::int64_t row_begin = 0;
   std::int64_t row_end = 0;
   std::byte* scratch = nullptr;  ///< gemm_scratch_bytes()
 };
 constexpr std::int64_t kGemmRows = 128;  ///< most rows of one GemmArgs
+
+/// Whether a panel would hold more padding than weights.
+inline bool few_outputs(std::int64_t outputs, const Format& f) { return 2 * outputs < f.columns; }
+/// A prepared row is padded with zeros to whole vectors of any instruction set.
+constexpr std::int64_t kRowPadding = 64;
+inline std::int64_t padded_inputs(std::int64_t inputs) {
+  return (inputs + kRowPadding - 1) / kRowPadding * kRowPadding;
+}
 
 /// Dense or masked attention of one head of one item.
 struct HeadAttentionArgs {

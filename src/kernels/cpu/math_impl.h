@@ -45,6 +45,16 @@ inline F exp_negative(F x) {
   return zero_below(scale_by_power(p, n), x, kLeastExponent);
 }
 
+/// 2^t for t <= 0, to 1 part in 10^4: less than bf16 tells apart. A fit of 2^f, 0 <= f < 1.
+inline F exp2_narrow(F t) {
+  const F f = fraction(t);
+  F p = set(0.0780245168f);
+  p = fma(p, f, set(0.226067164f));
+  p = fma(p, f, set(0.695833538f));
+  p = fma(p, f, set(0.999925219f));
+  return scale_by_floor(p, t);
+}
+
 /// x/2 (1 + erf(x / sqrt 2)). erf(u) = u P(t) / Q(t) with t = u^2/16 and |u| <= 4, a rational fit
 /// of largest error 4e-7 in float32.
 inline F gelu(F x) {
@@ -64,4 +74,21 @@ inline F gelu(F x) {
   q = fma(q, t, set(1.0f));
   const F half = mul(x, set(0.5f));
   return fma(half, mul(mul(u, p), inverse(q)), half);
+}
+
+/// The same to 4e-5 + 2e-6 |x|, for results that become bf16 or int8. Where |x| <= 4.4 it is
+/// x (1/2 + x P(x^2)), with P fitted so that both sides meet 0 and x there.
+inline F gelu_narrow(F x) {
+  const F u = max(min(x, set(4.4f)), set(-4.4f));
+  const F t = mul(u, u);
+  F p = set(3.56942611e-11f);
+  p = fma(p, t, set(-3.75404653e-09f));
+  p = fma(p, t, set(1.74084651e-07f));
+  p = fma(p, t, set(-4.72486683e-06f));
+  p = fma(p, t, set(8.42930031e-05f));
+  p = fma(p, t, set(-0.00105499243f));
+  p = fma(p, t, set(0.00964302787f));
+  p = fma(p, t, set(-0.0660764301f));
+  p = fma(p, t, set(0.39876161f));
+  return mul(x, fma(u, p, set(0.5f)));
 }

@@ -47,6 +47,11 @@ inline F scale_by_power(F a, F n) {
 inline F zero_below(F v, F x, float limit) {
   return _mm256_and_ps(v, _mm256_cmp_ps(x, _mm256_set1_ps(limit), _CMP_GE_OQ));
 }
+inline F floor_above(F t, float limit) { return _mm256_floor_ps(max(t, set(limit))); }
+inline F fraction(F t) { return sub(max(t, set(-126)), floor_above(t, -126)); }
+inline F scale_by_floor(F a, F t) {
+  return zero_below(scale_by_power(a, floor_above(t, -126)), t, -126);
+}
 inline float sum(F a) {
   const __m128 four = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
   const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
@@ -100,6 +105,7 @@ struct F32 {
   static V load_acc(const Acc* p) { return _mm256_loadu_ps(p); }
   static void store_acc(Acc* p, V v) { _mm256_storeu_ps(p, v); }
   static V load_b(const B* p) { return _mm256_loadu_ps(p); }
+  static V load_a(const A* p) { return _mm256_loadu_ps(p); }
   static V broadcast(const A* p) { return _mm256_broadcast_ss(p); }
   static V dot(V acc, V b, V a) { return _mm256_fmadd_ps(a, b, acc); }
   static void convert(F v, A* p) { _mm256_storeu_ps(p, v); }
@@ -144,6 +150,7 @@ struct I8 {
   static V load_b(const B* p) {
     return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
+  static V load_a(const A* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
   static V broadcast(const A* p) {
     std::int32_t pair;
     std::memcpy(&pair, p, sizeof pair);

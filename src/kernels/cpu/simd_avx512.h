@@ -47,6 +47,8 @@ inline F round(F a) {
   return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 inline F scale_by_power(F a, F n) { return _mm512_scalef_ps(a, n); }
+inline F fraction(F t) { return _mm512_reduce_ps(t, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
+inline F scale_by_floor(F a, F t) { return _mm512_scalef_ps(a, t); }
 inline F zero_below(F v, F x, float limit) {
   return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(limit), _CMP_GE_OQ), v);
 }
@@ -109,6 +111,7 @@ struct F32 {
   static V load_acc(const Acc* p) { return _mm512_loadu_ps(p); }
   static void store_acc(Acc* p, V v) { _mm512_storeu_ps(p, v); }
   static V load_b(const B* p) { return _mm512_loadu_ps(p); }
+  static V load_a(const A* p) { return _mm512_loadu_ps(p); }
   static V broadcast(const A* p) { return _mm512_set1_ps(*p); }
   static V dot(V acc, V b, V a) { return _mm512_fmadd_ps(a, b, acc); }
   static void convert(F v, A* p) { _mm512_storeu_ps(p, v); }
@@ -128,6 +131,7 @@ struct Bf16 {
   static V load_acc(const Acc* p) { return _mm512_loadu_ps(p); }
   static void store_acc(Acc* p, V v) { _mm512_storeu_ps(p, v); }
   static __m512bh load_b(const B* p) { return (__m512bh)_mm512_loadu_si512(p); }
+  static __m512bh load_a(const A* p) { return load_b(p); }
   static __m512bh broadcast(const A* p) {
     std::int32_t pair;
     std::memcpy(&pair, p, sizeof pair);
@@ -178,6 +182,7 @@ struct I8 {
   static V load_acc(const Acc* p) { return _mm512_loadu_si512(p); }
   static void store_acc(Acc* p, V v) { _mm512_storeu_si512(p, v); }
   static V load_b(const B* p) { return _mm512_loadu_si512(p); }
+  static V load_a(const A* p) { return _mm512_loadu_si512(p); }
   static V broadcast(const A* p) {
     std::int32_t four;
     std::memcpy(&four, p, sizeof four);

@@ -9,9 +9,10 @@
 /// F is a vector of kLanes floats. A tile of a matrix product is kTileRows rows by kVectors
 /// vectors. F32, Bf16 and I8 are the ways to multiply: A is how an activation is stored, B how a
 /// weight is, and each B vector holds kGroup consecutive inputs of every column. `convert` rounds
-/// activations to A. What the inputs of a group take up in B is a word: `words` narrows kGroup
-/// vectors of consecutive inputs to kLanes words, `across` makes kLanes words of the same inputs of
-/// kGroup rows, and `store_words` stores words as B.
+/// activations to A, and `load_a` takes as many of them as `load_b` takes weights. What the inputs
+/// of a group take up in B is a word: `words` narrows kGroup vectors of consecutive inputs to
+/// kLanes words, `across` makes kLanes words of the same inputs of kGroup rows, and `store_words`
+/// stores words as B.
 namespace cortex::cpu::scalar {
 
 constexpr int kLanes = 4;
@@ -89,6 +90,19 @@ inline F scale_by_power(F a, F n) {
 inline F zero_below(F v, F x, float limit) {
   return each<float>([&](int i) { return x.v[i] >= limit ? v.v[i] : 0.0f; });
 }
+/// t - floor(t), t <= 0; some number in [0, 1) where scale_by_floor returns 0.
+inline F fraction(F t) {
+  return each<float>([&](int i) {
+    const float bounded = t.v[i] > -126 ? t.v[i] : -126;
+    return bounded - std::floor(bounded);
+  });
+}
+/// a * 2^floor(t), t <= 0; 0 where that is next to nothing.
+inline F scale_by_floor(F a, F t) {
+  return each<float>([&](int i) {
+    return t.v[i] >= -126 ? std::ldexp(a.v[i], static_cast<int>(std::floor(t.v[i]))) : 0.0f;
+  });
+}
 /// Of all lanes, pairwise.
 inline float sum(F a) { return (a.v[0] + a.v[2]) + (a.v[1] + a.v[3]); }
 inline float largest(F a) {
@@ -125,6 +139,7 @@ struct F32 {
   static V load_acc(const Acc* p) { return load(p); }
   static void store_acc(Acc* p, V v) { store(p, v); }
   static V load_b(const B* p) { return load(p); }
+  static V load_a(const A* p) { return load(p); }
   static V broadcast(const A* p) { return set(*p); }
   static V dot(V acc, V b, V a) { return fma(a, b, acc); }
   static void convert(F v, A* p) { store(p, v); }
@@ -169,6 +184,7 @@ struct I8 {
   static V load_b(const B* p) {
     return each<std::int32_t>([&](int i) { return p[i]; });
   }
+  static V load_a(const A* p) { return load_b(p); }
   static V broadcast(const A* p) {
     return each<std::int32_t>([&](int) { return *p; });
   }

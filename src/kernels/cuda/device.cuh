@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/memory.h"
 #include "kernels/ops.h"
 
 /// What every kernel here is written with.
@@ -14,9 +15,6 @@ using Bf16 = __nv_bfloat16;
 
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffU;
-
-/// Throws DeviceError (std::bad_alloc for memory) that names the call.
-void check(cudaError_t status, const char* call);
 
 /// Launches so that the kernel may start while the one before it on the stream finishes: it must
 /// call wait_for_previous() before it touches what an earlier kernel of the same forward writes or
@@ -145,8 +143,8 @@ __device__ inline void mma(int (&d)[4], std::uint32_t a0, std::uint32_t a1, std:
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-/// 32 bytes of k, which is one mma: lane t holds bytes [8 t, 8 t + 8) of rows g (`top`) and g + 8 of
-/// a and of column g of b. An mma's sum has no order: which of its k a word stands for does not
+/// 32 bytes of k, which is one mma: lane t holds bytes [8 t, 8 t + 8) of rows g (`top`) and g + 8
+/// of a and of column g of b. An mma's sum has no order: which of its k a word stands for does not
 /// matter as long as a and b agree.
 template <class Sum>
 __device__ inline void mma_32_bytes(Sum (&d)[4], uint2 top, uint2 bottom, uint2 b) {

@@ -5,11 +5,13 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/gemm_table.h"
+
 /// Matrix products of Hopper (sm_90a) with the epilogues of a transformer block.
 ///
 ///     x[m, n] = factor[m] * sum_k A[m, k] * W[n, k]          (accumulated in f32; s32 for int8)
 ///     factor[m] = rsqrt(sum_p square[m, p] / K + eps)        (1 where `square` is null)
-///               * a_scale[m]                                 (1 where `a_scale` is null)
+///               * a_scale[m] * a_factor                      (a_scale 1 where it is null)
 ///     and, where `w_scale` is not null, x[m, n] *= w_scale[n].
 ///
 /// `square` carries partial sums of squares of a row that has yet to be normalised, so an RMSNorm
@@ -18,14 +20,6 @@
 ///
 /// Same arguments, same shape: same bits. There are no atomics; every element has one writer.
 namespace cortex::cuda {
-
-enum class GemmEpilogue {
-  kStore,  ///< out = bf16(x)
-  kGelu,   ///< out = bf16(gelu(x)), the erf form, erf within 1e-5
-  kAdd,    ///< z += x; narrow = bf16(z); square_out = sums of squares of the new z
-};
-
-enum class GemmType { kBf16, kE4m3, kInt8 };
 
 struct GemmSm90Args {
   GemmType type = GemmType::kBf16;  ///< of both A and W
@@ -41,6 +35,7 @@ struct GemmSm90Args {
   int square_parts = 0;            ///< partial sums a row
   float eps = 0;                   ///< added to the mean square
   const float* a_scale = nullptr;  ///< [m], or null
+  float a_factor = 1;
   const float* w_scale = nullptr;  ///< [n], 8-byte aligned, or null
 
   __nv_bfloat16* out = nullptr;  ///< kStore, kGelu: [m, n], 16-byte aligned
@@ -48,9 +43,17 @@ struct GemmSm90Args {
 
   float* z = nullptr;               ///< kAdd: [m, n], read and written, 16-byte aligned
   std::int64_t ldz = 0;             ///< elements between rows of `z`, a multiple of 4
-  __nv_bfloat16* narrow = nullptr;  ///< kAdd: [m, n], 16-byte aligned
+  __nv_bfloat16* narrow = nullptr;  ///< kAdd, kAddNarrow: [m, n], 16-byte aligned
   std::int64_t ld_narrow = 0;       ///< elements between rows of `narrow`, a multiple of 8
-  float* square_out = nullptr;      ///< kAdd: [m, n / 64], partial sums over 64 columns each
+  float* square_out = nullptr;      ///< kAdd, kAddNarrow: [m, n / 64], sums over 64 columns each
+
+  /// kGeluE4m3: the result. kAddNarrow, or null: narrow times a power of two of each row, which the
+  /// sums of squares of the row as it was before choose: then `square` holds those and is no
+  /// factor.
+  std::uint8_t* narrow8 = nullptr;     ///< [m, n], 16-byte aligned
+  std::int64_t ld_narrow8 = 0;         ///< a multiple of 16
+  float narrow8_scale = 1;             ///< kGeluE4m3
+  float* narrow8_row_scale = nullptr;  ///< kAddNarrow: [m], what a row of narrow8 is times to be z
 
   /// Sums in the order of linear.cu, whatever m is: a row has the same bits in any batch and from
   /// either file's kernels.
@@ -61,18 +64,6 @@ struct GemmSm90Args {
   int config = -1;  ///< a tiling of `GemmSm90Config`, or -1: chosen by shape
   int stages = 0;   ///< slices of K in flight, at most 8; kSmall alone. 0: chosen
   int split = 0;    ///< parts of K, 1, 2, 4 or 8 blocks of a cluster; kSmall alone. 0: chosen
-};
-
-/// The tilings, for tuning runs. Rows x columns of an output tile.
-enum GemmSm90Config {
-  kPair128x128 = 0,      ///< persistent, two warpgroups take turns: one multiplies, one stores
-  kPair128x128Twin = 1,  ///< as above, clusters of two blocks fetch W once for both
-  kPair64x128 = 2,
-  kPair64x128Twin = 3,
-  kSmall64x64 = 4,  ///< one tile a block; K split over the blocks of a cluster
-  kSmall128x128 = 5,
-  kPair64x128Chain = 6,
-  kGemmSm90Configs = 7,
 };
 
 /// Queues the product on `stream`. No allocation and no synchronisation: safe under graph capture.

@@ -200,7 +200,8 @@ void launch_products(const LatentHeadPlan& p, cudaStream_t stream) {
 
 bool latent_head_fuses(const LatentHeadArgs& a) {
   const auto rms = [](const NormArgs& n) { return n.kind == NormArgs::Kind::rms && n.gain; };
-  // Where keys are float32, so are their products.
+  // Where keys are float32, so are their products; where they are not, their room holds a row's.
+  if (a.keys.stride != a.keys.cols || 2 * a.heads * (a.out.cols + 1) > a.keys.cols) return false;
   return rms(a.first) && rms(a.second) && a.keys.dtype == DType::bf16 && a.x.cols % kChunk == 0 &&
          a.x.stride % 8 == 0;
 }

@@ -45,6 +45,10 @@ void normalize(const NormArgs& norm, const MatrixView& x, const MatrixView& out,
                cudaStream_t stream);
 /// Sums of squares of every 64 columns of bf16 rows, out [rows, cols / 64].
 void square_rows(const MatrixView& x, float* out, cudaStream_t stream);
+/// Hopper: bf16 rows to e4m3, each times the power of two that its sums of squares over 64 columns
+/// choose. out [rows, cols]; scale [rows], what a row of `out` is times to be x.
+void narrow8_rows(const MatrixView& x, const float* squares, std::uint8_t* out, float* scale,
+                  cudaStream_t stream);
 /// Rows of norm(x), each to int8 by its own scale: out [rows, stride], 0 beyond x.cols.
 void quantize_rows(const NormArgs& norm, const MatrixView& x, std::int8_t* out, std::int64_t stride,
                    float* scale, cudaStream_t stream);
@@ -69,7 +73,7 @@ struct LatentHeadPlan {
   float second_eps = 0;
   const float* score = nullptr;  ///< [scores, dim]
   const float* value = nullptr;  ///< [heads, dim]
-  float* products = nullptr;     ///< [items, scores + heads, latents], scratch
+  float* products = nullptr;     ///< [items, scores + heads, latents], in the room of the keys
   float* out = nullptr;
   std::int64_t out_stride = 0;
 };
@@ -85,6 +89,8 @@ void additive_bag(const StreamTables& tables, const StreamEvents& events, const 
                   cudaStream_t stream);
 void stream_cross_attention(const StreamTables& tables, const StreamEvents& events,
                             const MatrixView& out, cudaStream_t stream);
-void paged_attention(const PagedAttentionArgs& args, cudaStream_t stream);
+/// hopper: on kernels of sm_90.
+void paged_attention(const PagedAttentionArgs& args, bool hopper, cudaStream_t stream);
+void paged_attention_sm90(const PagedAttentionArgs& args, cudaStream_t stream);
 
 }  // namespace cortex::cuda

@@ -15,7 +15,7 @@ constexpr int kSkinnyMostRows = 32;  // more rows pay for shared memory
 constexpr int kSkinnyThreads = 128;
 constexpr int kSkinnyPad = 2;  // vectors behind a row, so that four rows lie in different banks
 constexpr std::size_t kMostShared = 112 * 1024;
-constexpr int kColumns = 8;          // of one mma
+constexpr int kColumns = 8;  // of one mma
 
 template <class T>
 struct Traits;
@@ -30,9 +30,9 @@ struct Traits<std::int8_t> {
   static constexpr int kVector = 16;
 };
 
-/// 1 / rms of row m, by eight neighbouring lanes that hold `part` 0 to 7. A row's squares are summed
-/// over groups of 64 columns: in a group each of the four pairs of 8 columns on its own, first to
-/// last, then those four pairwise; then the groups first to last.
+/// 1 / rms of row m, by eight neighbouring lanes that hold `part` 0 to 7. A row's squares are
+/// summed over groups of 64 columns: in a group each of the four pairs of 8 columns on its own,
+/// first to last, then those four pairwise; then the groups first to last.
 struct RowSquares {
   float4 each[8];  // of the first 512 columns
   __device__ void load(const LinearArgs& a, int m, int part, int first = 0) {
@@ -56,8 +56,7 @@ struct RowSquares {
         sum = {sum.x + each[i].x, sum.y + each[i].y, sum.z + each[i].z, sum.w + each[i].w};
       const float group = (sum.x + sum.y) + (sum.z + sum.w);
 #pragma unroll
-      for (int p = 0; p < 8; ++p)
-        total += __shfl_sync(kAllLanes, group, (threadIdx.x & 24) + p);
+      for (int p = 0; p < 8; ++p) total += __shfl_sync(kAllLanes, group, (threadIdx.x & 24) + p);
     }
     return rsqrtf(total / static_cast<float>(a.k) + a.eps);
   }
@@ -147,9 +146,10 @@ __global__ void __launch_bounds__(kSkinnyThreads) skinny_linear(const LinearArgs
   for (int row = warp; row < here; row += kWarps)
     for (int i = lane; i < vectors; i += kWarp) {
       const bool inside = i * kVector < a.k;
-      copy_16_async(x_rows + row * pitch + i,
-                    static_cast<const T*>(a.x) + (m0 + row) * a.x_stride + (inside ? i * kVector : 0),
-                    inside);
+      copy_16_async(
+          x_rows + row * pitch + i,
+          static_cast<const T*>(a.x) + (m0 + row) * a.x_stride + (inside ? i * kVector : 0),
+          inside);
     }
   commit_copies();
   if (a.squares) squares.load(a, min(m, a.m - 1), column);
@@ -434,8 +434,7 @@ template <class T, int kM, int kN, int kWarpM, int kWarpN>
 void launch_tiles(const LinearArgs& a, cudaStream_t stream) {
   constexpr std::size_t kShared = std::size_t{4} * (kM + kN) * 8 * sizeof(uint4);
   auto* const kernel = tile_linear<T, kM, kN, kWarpM, kWarpN>;
-  static const bool allowed = (allow_shared(kernel, kShared), true);
-  (void)allowed;
+  allow_shared(kernel, kShared);
   launch(kernel, dim3(blocks_of(a.m, kM), blocks_of(a.n, kN)), kM / kWarpM * (kN / kWarpN) * kWarp,
          kShared, stream, a);
 }
@@ -447,12 +446,10 @@ void launch_mma(const LinearArgs& a, cudaStream_t stream) {
     // Weights, rows of x and the sums of chains.
     const std::size_t row_bytes = static_cast<std::size_t>(a.w_stride) * sizeof(T);
     const std::size_t chains = (row_bytes + 511) / 512;
-    const std::size_t bytes =
-        static_cast<std::size_t>(kColumns + std::min(a.m, kSkinnyRows)) *
-            (row_bytes + kSkinnyPad * sizeof(uint4)) +
-        chains * kSkinnyRows * kColumns * sizeof(float);
-    static const bool allowed = (allow_shared(skinny_linear<T>, kMostShared), true);
-    (void)allowed;
+    const std::size_t bytes = static_cast<std::size_t>(kColumns + std::min(a.m, kSkinnyRows)) *
+                                  (row_bytes + kSkinnyPad * sizeof(uint4)) +
+                              chains * kSkinnyRows * kColumns * sizeof(float);
+    allow_shared(skinny_linear<T>, kMostShared);
     launch(skinny_linear<T>, dim3(blocks_of(a.n, kColumns), blocks_of(a.m, kSkinnyRows)),
            kSkinnyThreads, bytes, stream, a);
     return;

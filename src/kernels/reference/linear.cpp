@@ -16,6 +16,7 @@ class ReferenceLinear final : public LinearWeight {
   explicit ReferenceLinear(const LinearTensor& linear)
       : LinearWeight(linear.weight.size(0), linear.weight.size(1)),
         w_(to_float(linear.weight, linear.scale)) {}
+  std::size_t bytes() const override { return w_.bytes(); }
   const float* row(std::int64_t out) const { return w_.f32().data() + out * in(); }
 
  private:

@@ -1,0 +1,166 @@
+#include "load_run.h"
+
+#include <fmt/format.h>
+#include <sys/prctl.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <fstream>
+
+#include "load_sessions.h"
+#include "load_target.h"
+
+namespace cortex {
+namespace {
+
+/// How long the server and its echo have their turns.
+constexpr double kTurnS = 1;
+constexpr int kWindowBins = 120;
+
+TimeNs now() { return RealClock::instance().now(); }
+TimeNs nanoseconds(double seconds) { return static_cast<TimeNs>(seconds * 1e9); }
+
+std::vector<TimeNs> read_trace(const std::string& path) {
+  std::ifstream file(path);
+  if (!file) throw Exception{{ErrorCode::not_found, path + ": cannot be read", "trace"}};
+  std::vector<TimeNs> times;
+  std::string line;
+  while (std::getline(file, line)) {
+    double seconds = 0;
+    const auto parsed = std::from_chars(line.data(), line.data() + line.size(), seconds);
+    if (parsed.ec != std::errc{} || !(seconds >= 0) || !std::isfinite(seconds) ||
+        (!times.empty() && nanoseconds(seconds) < times.back()))
+      throw Exception{{ErrorCode::invalid_argument,
+                       fmt::format("{}:{}: '{}' is no time in seconds at or after the one before "
+                                   "it",
+                                   path, times.size() + 1, line),
+                       "trace"}};
+    times.push_back(nanoseconds(seconds));
+  }
+  if (times.empty()) throw Exception{{ErrorCode::invalid_argument, path + ": no times", "trace"}};
+  return times;
+}
+
+void check_facts(LoadFacts& facts, const LoadOptions& options) {
+  const auto fail = [](std::string message, const char* field) {
+    throw Exception{{ErrorCode::invalid_argument, std::move(message), field}};
+  };
+  if (!options.windows && facts.kind != "stream")
+    fail(fmt::format("{} is a {} model, which has no sessions: --windows", facts.name, facts.kind),
+         "windows");
+  if (options.windows && facts.kind == "stream") {
+    // Its steps share the events of a window among them.
+    facts.bins = kWindowBins;
+  } else if (options.windows) {
+    facts.bins = std::min(facts.bins, kWindowBins);
+    if (options.events > facts.max_events)
+      fail(fmt::format("--events {}: a window of {} holds at most {}", options.events, facts.name,
+                       facts.max_events),
+           "events");
+  }
+}
+
+/// Runs `load` for the whole time; or by turns with its echo, each for the whole time.
+template <class Load>
+void run_turns(Load& load, Load* echo, LoadReport& report) {
+  const LoadOptions& options = report.options;
+  if (echo == nullptr) {
+    load.run(options.warmup_s + options.seconds, now() + nanoseconds(options.warmup_s),
+             report.tally);
+    return;
+  }
+  report.echo.emplace();
+  LoadTally warm;
+  load.run(options.warmup_s, now(), warm);
+  echo->run(options.warmup_s, now(), warm);
+  for (double left = options.seconds; left > 0; left -= kTurnS) {
+    const double turn = std::min(left, kTurnS);
+    load.run(turn, now(), report.tally);
+    echo->run(turn, now(), *report.echo);
+  }
+}
+
+/// Lets farewells leave and their answers come.
+void settle(LoadPoller& poller) {
+  const TimeNs until = now() + nanoseconds(0.2);
+  while (now() < until) poller.wait(until);
+}
+
+void run_sessions(LoadTarget& target, LoadEvents& events, LoadReport& report) {
+  const LoadOptions& options = report.options;
+  LoadPoller poller;
+  auto opened = target.open(poller, events);
+  report.ports = static_cast<int>(opened.ports.size());
+  report.refused = opened.refused;
+  report.refused_because = opened.refused_because;
+  const bool is_paced = options.arrivals != Arrivals::closed;
+  if (is_paced)
+    report.rate_hz = options.rate_hz > 0 ? options.rate_hz : 1000 / report.facts.step_ms;
+  const TimeNs period = is_paced ? nanoseconds(1 / report.rate_hz) : 0;
+  const bool keeps = !options.verify.empty();
+  SessionLoad load(poller, std::move(opened.ports), events, period, report.facts.outputs, keeps);
+  std::optional<SessionLoad> echo;
+  if (options.echo)
+    echo.emplace(poller, target.open_echo(poller, events, report.ports).ports, events, period,
+                 report.facts.outputs, false);
+  run_turns(load, echo ? &*echo : nullptr, report);
+  load.close();
+  settle(poller);
+  report.lost_ports = load.lost_sessions();
+  for (const SessionRecord& record : load.records())
+    if (report.lost_because.empty()) report.lost_because = record.lost;
+  if (keeps) report.verify = verify_sessions(options.verify, report.facts, events, load.records());
+}
+
+void run_windows(LoadTarget& target, LoadEvents& events, LoadReport& report) {
+  const LoadOptions& options = report.options;
+  std::vector<TimeNs> trace;
+  if (options.arrivals == Arrivals::trace) trace = read_trace(options.trace);
+  WindowCheck check;
+  if (!options.verify.empty()) {
+    // Before the load, which it would slow.
+    check.expected = expected_windows(options.verify, report.facts, events);
+    for (const float y : check.expected)
+      check.scale = std::max(check.scale, std::abs(static_cast<double>(y)));
+  }
+  LoadPoller poller;
+  auto opened = target.open(poller, events);
+  report.ports = static_cast<int>(opened.ports.size());
+  if (options.arrivals != Arrivals::closed) report.rate_hz = options.rate_hz;
+  WindowLoad load(poller, std::move(opened.ports), events, options, trace);
+  load.check() = std::move(check);
+  std::optional<WindowLoad> echo;
+  if (options.echo)
+    echo.emplace(poller, target.open_echo(poller, events, report.ports).ports, events, options,
+                 trace);
+  run_turns(load, echo ? &*echo : nullptr, report);
+  load.close();
+  settle(poller);
+  report.lost_ports = load.lost_connections();
+  report.lost_because = load.lost_because();
+  if (!options.verify.empty()) report.check = load.check();
+}
+
+}  // namespace
+
+LoadReport run_load(const LoadOptions& options) {
+  // Sleeping threads otherwise wake up to 50 us late to save power.
+  ::prctl(PR_SET_TIMERSLACK, 1UL, 0UL, 0UL, 0UL);
+  const auto target =
+      options.in_process() ? make_engine_target(options) : make_server_target(options);
+  LoadReport report;
+  report.options = options;
+  report.facts = target->facts();
+  report.seconds = options.seconds;
+  check_facts(report.facts, options);
+  if (options.deadline_ms > 0) report.tally.deadline_ns = nanoseconds(options.deadline_ms * 1e-3);
+  LoadEvents events(report.facts, options);
+  if (options.windows)
+    run_windows(*target, events, report);
+  else
+    run_sessions(*target, events, report);
+  return report;
+}
+
+}  // namespace cortex

@@ -1,0 +1,112 @@
+#include "load_sessions.h"
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+namespace cortex {
+namespace {
+
+TimeNs now() { return RealClock::instance().now(); }
+constexpr TimeNs kLeadIn = 2'000'000;
+
+}  // namespace
+
+SessionLoad::SessionLoad(LoadPoller& poller, std::vector<std::unique_ptr<LoadPort>> ports,
+                         LoadEvents& events, TimeNs period_ns, int outputs, bool keeps_outputs)
+    : poller_(poller),
+      events_(events),
+      period_ns_(period_ns),
+      outputs_(static_cast<std::size_t>(outputs)),
+      keeps_outputs_(keeps_outputs),
+      records_(ports.size()) {
+  for (auto& port : ports) {
+    const int session = sessions();
+    port->on_reply = [this, session](const LoadReply& reply) { take(session, reply); };
+    port->on_lost = [this, session](const std::string& why) { lose(session, why); };
+    sessions_.push_back({.port = std::move(port)});
+  }
+}
+
+void SessionLoad::run(double seconds, TimeNs counts_from, LoadTally& tally) {
+  tally_ = &tally;
+  counts_from_ = counts_from;
+  const TimeNs start = now() + kLeadIn;
+  ends_ = start + static_cast<TimeNs>(seconds * 1e9);
+  std::priority_queue<Due, std::vector<Due>, std::greater<>> due;
+  for (int s = 0; s < sessions(); ++s) {
+    // Sessions do not beat together.
+    const TimeNs phase = period_ns_ * s / std::max(sessions(), 1);
+    if (period_ns_ > 0)
+      due.push({start + phase, s});
+    else
+      send(s, now(), now());
+  }
+  while (now() < ends_ && lost_sessions_ < sessions()) {
+    while (!due.empty() && due.top().at <= now()) {
+      const Due d = due.top();
+      due.pop();
+      if (d.at >= ends_ || sessions_[static_cast<std::size_t>(d.session)].is_lost) continue;
+      send(d.session, d.at, now());
+      due.push({d.at + period_ns_, d.session});
+    }
+    poller_.wait(due.empty() ? ends_ : std::min(ends_, due.top().at));
+  }
+  const TimeNs patience = now() + static_cast<TimeNs>(kDrainS * 1e9);
+  while (outstanding_ > 0 && now() < patience) poller_.wait(patience);
+  for (int s = 0; s < sessions(); ++s)
+    if (!sessions_[static_cast<std::size_t>(s)].flights.empty())
+      lose(s, "no answer came within 5 s of the end");
+  tally_ = nullptr;
+}
+
+void SessionLoad::send(int session, TimeNs due, TimeNs at) {
+  Session& s = sessions_[static_cast<std::size_t>(session)];
+  const LoadFlight flight{
+      .sequence = s.next, .due = due, .sent = at, .counts = due >= counts_from_};
+  s.flights.push_back(flight);
+  ++outstanding_;
+  tally_->sent(flight);
+  s.port->send({.sequence = s.next, .events = events_.step(session, s.next)});
+  ++s.next;
+}
+
+void SessionLoad::take(int session, const LoadReply& reply) {
+  Session& s = sessions_[static_cast<std::size_t>(session)];
+  if (s.flights.empty()) return lose(session, "a reply to nothing: " + reply.error);
+  const LoadFlight flight = s.flights.front();
+  s.flights.pop_front();
+  --outstanding_;
+  const TimeNs at = now();
+  if (tally_ != nullptr) tally_->take(flight, reply, at);
+  // A step that was not taken ends the stream: whatever comes after it would be out of order.
+  if (!reply.error.empty()) return lose(session, reply.error + ": " + reply.message);
+  SessionRecord& record = records_[static_cast<std::size_t>(session)];
+  if (keeps_outputs_) {
+    const std::size_t end = record.outputs.size();
+    record.outputs.resize(end + outputs_, std::numeric_limits<float>::quiet_NaN());
+    if (reply.behavior.size() == outputs_)
+      std::copy(reply.behavior.begin(), reply.behavior.end(),
+                record.outputs.begin() + static_cast<std::ptrdiff_t>(end));
+  }
+  ++record.steps_;
+  if (period_ns_ == 0 && at < ends_ && tally_ != nullptr) send(session, at, at);
+}
+
+void SessionLoad::lose(int session, const std::string& why) {
+  Session& s = sessions_[static_cast<std::size_t>(session)];
+  for (const LoadFlight& flight : s.flights)
+    if (tally_ != nullptr && flight.counts) ++tally_->lost;
+  outstanding_ -= s.flights.size();
+  s.flights.clear();
+  if (std::exchange(s.is_lost, true)) return;
+  ++lost_sessions_;
+  records_[static_cast<std::size_t>(session)].lost = why;
+}
+
+void SessionLoad::close() {
+  for (Session& s : sessions_)
+    if (!s.is_lost) s.port->close();
+}
+
+}  // namespace cortex

@@ -1,0 +1,105 @@
+#include "load_socket_port.h"
+
+#include <utility>
+
+namespace cortex {
+namespace {
+
+constexpr std::size_t kChunk = 64 << 10;
+
+}  // namespace
+
+SocketPort::SocketPort(LoadPoller& poller, ClientSocket socket, std::unique_ptr<LoadWire> wire,
+                       std::function<Result<ClientSocket>()> reopen)
+    : poller_(poller),
+      socket_(std::move(socket)),
+      wire_(std::move(wire)),
+      reopen_(std::move(reopen)) {
+  poller_.add(socket_.fd(), *this);
+}
+
+SocketPort::~SocketPort() {
+  if (socket_.is_open()) poller_.remove(socket_.fd());
+}
+
+void SocketPort::send(const LoadRequest& request) {
+  if (!socket_.is_open()) return;
+  const std::string_view bytes = wire_->request(request);
+  if (keeps_bytes_) last_request_ = bytes;
+  write(bytes);
+}
+
+void SocketPort::close() {
+  closing_ = true;
+  if (socket_.is_open()) write(wire_->farewell());
+}
+
+void SocketPort::write(std::string_view bytes) {
+  if (output_.empty()) {
+    const Transfer sent = socket_.send(bytes);
+    if (!sent.failed.empty()) return lose(sent.failed);
+    bytes.remove_prefix(sent.bytes);
+    if (bytes.empty()) return;
+  }
+  output_ += bytes;
+  if (!std::exchange(watches_writable_, true)) poller_.watch_writable(socket_.fd(), *this, true);
+}
+
+void SocketPort::flush() {
+  while (written_ < output_.size()) {
+    const Transfer sent = socket_.send(std::string_view(output_).substr(written_));
+    if (!sent.failed.empty()) return lose(sent.failed);
+    if (sent.would_block) return;
+    written_ += sent.bytes;
+  }
+  output_.clear();
+  written_ = 0;
+  watches_writable_ = false;
+  poller_.watch_writable(socket_.fd(), *this, false);
+}
+
+void SocketPort::on_readable() {
+  if (!socket_.is_open()) return;
+  const Transfer got = socket_.receive(input_.room(kChunk));
+  if (got.would_block) return;
+  if (!got.failed.empty()) return lose(got.failed);
+  input_.commit(got.bytes);
+  take_replies();
+  if (socket_.is_open() && socket_.has_pending()) on_readable();
+}
+
+void SocketPort::take_replies() {
+  for (;;) {
+    auto read = wire_->read(input_.view());
+    if (!read) return lose(read.error().message);
+    if (read->consumed == 0) return;
+    if (!read->to_send.empty()) write(read->to_send);
+    if (keeps_bytes_ && read->reply) last_reply_ = input_.view().substr(0, read->consumed);
+    if (read->reconnect) {
+      poller_.remove(socket_.fd());
+      socket_.close();
+      auto again =
+          reopen_ ? reopen_() : Result<ClientSocket>(Error{ErrorCode::unavailable, "", ""});
+      if (again) {
+        socket_ = *std::move(again);
+        poller_.add(socket_.fd(), *this);
+      }
+    }
+    // The reply's values do not lie in the input: what was read may go before the owner sends more.
+    input_.consume(read->consumed);
+    if (read->reply && on_reply) on_reply(*read->reply);
+    if (!socket_.is_open()) {
+      if (read->reconnect && on_lost && !closing_) on_lost("the server closed the connection");
+      return;
+    }
+  }
+}
+
+void SocketPort::lose(const std::string& why) {
+  if (!socket_.is_open()) return;
+  poller_.remove(socket_.fd());
+  socket_.close();
+  if (on_lost && !closing_) on_lost(why);
+}
+
+}  // namespace cortex

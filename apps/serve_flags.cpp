@@ -1,0 +1,172 @@
+#include "serve_flags.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <filesystem>
+
+#include "model/identity_model.h"
+#include "realtime_report.h"
+
+namespace cortex {
+namespace {
+
+constexpr char kAccess[] = "Who may connect";
+constexpr char kLimits[] = "Limits";
+constexpr char kRecords[] = "Logs and traces";
+
+/// NAME=PATH, or a PATH that is named after its file.
+NamedModel parse_model(const std::string& text) {
+  const auto equals = text.find('=');
+  NamedModel source;
+  if (equals == std::string::npos) {
+    source = {std::filesystem::path(text).stem().string(), text};
+    // A file may be called anything; a name is chosen where it must be one.
+    for (char& c : source.name)
+      if (!std::isalnum(static_cast<unsigned char>(c)) && c != '.' && c != '_' && c != '-') c = '-';
+  } else {
+    source = {text.substr(0, equals), text.substr(equals + 1)};
+  }
+  if (!is_identity_name(source.path) && !std::filesystem::exists(source.path))
+    throw CLI::ValidationError("--model", "no such file: " + source.path);
+  return source;
+}
+
+}  // namespace
+
+void ServeFlags::add_models(CLI::App& command) {
+  command
+      .add_option("--model", models,
+                  "Model file (.safetensors), or NAME=FILE; several may be given, the first is the "
+                  "default. identity or identity-window decodes nothing, to measure the server")
+      ->required();
+  command
+      .add_option("--repository", server.repository,
+                  "Folder whose NAME.safetensors may be loaded as NAME while the server runs")
+      ->check(CLI::ExistingDirectory);
+  command.add_option("--device", engine.device, kDeviceHelp)->capture_default_str();
+  command.add_flag("--fp8", engine.fp8, "Float window models in 8-bit floats, on a Hopper GPU");
+  command.add_option("--max-batch", engine.max_batch, "Steps or windows computed at once")
+      ->check(CLI::Range(1, 65536))
+      ->capture_default_str();
+  command.add_flag("--realtime", engine.realtime, kRealtimeHelp);
+  command
+      .add_option(
+          "--deadline-ms", server.deadline_ms,
+          "Deadline of requests that name none; answers after it are withheld. Without it a "
+          "step's deadline is the model's step and late answers are marked")
+      ->check(CLI::PositiveNumber);
+}
+
+void ServeFlags::add_access(CLI::App& command) {
+  command.add_option("--host", server.host, "Address to listen on")
+      ->capture_default_str()
+      ->group(kAccess);
+  command.add_option("--port", server.port, "Port to listen on; 0 picks a free one")
+      ->check(CLI::Range(0, 65535))
+      ->capture_default_str()
+      ->group(kAccess);
+  command
+      .add_option("--unix", server.unix_path,
+                  "Listen on a Unix socket as well, for this user alone")
+      ->group(kAccess);
+  command
+      .add_option(
+          "--api-key-file", server.api_key_file,
+          "Keys that clients send as Authorization: Bearer KEY, a line each: KEY, TENANT KEY "
+          "or TENANT KEY admin; needed for any address but loopback. Read again when it "
+          "changes")
+      ->check(CLI::ExistingFile)
+      ->group(kAccess);
+  command.add_option("--tls-cert", server.tls_cert, "Certificate chain (PEM): TLS 1.2 and above")
+      ->check(CLI::ExistingFile)
+      ->group(kAccess);
+  command.add_option("--tls-key", server.tls_key, "Its private key (PEM)")
+      ->check(CLI::ExistingFile)
+      ->group(kAccess);
+  command
+      .add_option("--allow-origin", server.allow_origins,
+                  "Origin of a web page that may talk to a server without keys, e.g. "
+                  "http://localhost:3000; several may be given")
+      ->group(kAccess);
+}
+
+void ServeFlags::add_limits(CLI::App& command) {
+  const auto at_least_one = CLI::Range(1, 1'000'000);
+  const auto or_none = CLI::Range(0, 1'000'000);
+  const auto limit = [&](const char* name, auto& value, const char* help, const auto& range) {
+    command.add_option(name, value, help)->check(range)->capture_default_str()->group(kLimits);
+  };
+  limit("--max-sessions", engine.max_sessions, "Sessions open at once", at_least_one);
+  limit("--max-queued-steps", engine.max_queued_steps, "Steps of a session waiting", at_least_one);
+  limit("--max-queued-windows", engine.max_queued_windows, "Windows waiting", at_least_one);
+  limit("--max-events", engine.max_window_events, "Events of a window", at_least_one);
+  limit("--max-tenants", engine.max_tenants, "Tenants in the key file, and one without a key",
+        at_least_one);
+  limit("--max-tenant-sessions", engine.max_tenant_sessions, "Sessions of one tenant; 0: as all",
+        or_none);
+  limit("--max-tenant-windows", engine.max_tenant_windows,
+        "Windows of one tenant waiting; 0: as all", or_none);
+  limit("--max-rate", server.max_rate,
+        "Requests and frames a second of one client (an address or a tenant); 0: no limit",
+        CLI::NonNegativeNumber);
+  limit("--max-body", server.max_body, "Bytes of a request or WebSocket message",
+        CLI::Range(std::size_t{1024}, std::size_t{1} << 30));
+  limit("--max-connections", server.max_connections, "Connections at once", at_least_one);
+  limit("--idle-timeout", server.idle_timeout_s,
+        "Seconds without a request until a connection or session is closed", CLI::PositiveNumber);
+  limit("--read-timeout", server.read_timeout_s, "Seconds in which a request must arrive",
+        CLI::PositiveNumber);
+  limit("--write-timeout", server.write_timeout_s, "Seconds in which an answer must be read",
+        CLI::PositiveNumber);
+}
+
+void ServeFlags::add_records(CLI::App& command) {
+  command.add_option("--log-file", log.file, "Append log lines to a file, not standard error")
+      ->group(kRecords);
+  command.add_flag("--log-json", log.json, "Log lines are JSON objects")->group(kRecords);
+  command
+      .add_flag("--log-requests", server.log_requests,
+                "Log every HTTP request and session (never a step)")
+      ->group(kRecords);
+  command
+      .add_option("--otlp", server.otlp_url,
+                  "Send traces to an OpenTelemetry collector (OTLP/HTTP), e.g. "
+                  "http://127.0.0.1:4318")
+      ->group(kRecords);
+  command
+      .add_option("--trace-ratio", server.trace_ratio,
+                  "Share of the requests without a traceparent that are traced")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str()
+      ->group(kRecords);
+}
+
+void ServeFlags::add_to(CLI::App& command) {
+  add_models(command);
+  add_access(command);
+  add_limits(command);
+  add_records(command);
+}
+
+void ServeFlags::settle() {
+  for (const std::string& text : models) {
+    NamedModel source = parse_model(text);
+    for (const NamedModel& other : server.models)
+      if (other.name == source.name)
+        throw CLI::ValidationError(
+            "--model", fmt::format("two models are called {}: say NAME=FILE", source.name));
+    server.models.push_back(std::move(source));
+  }
+  server.max_queued_steps = engine.max_queued_steps;
+  server.max_tenants = engine.max_tenants;
+  engine.idle_timeout_s = server.idle_timeout_s;
+  if (!is_loopback(server.host) && server.api_key_file.empty())
+    throw CLI::ValidationError(
+        "--host", fmt::format("{} is not a loopback address, so whoever reaches it could use the "
+                              "decoder: give --api-key-file FILE as well",
+                              server.host));
+}
+
+}  // namespace cortex

@@ -1,0 +1,86 @@
+"""The sections of BENCHMARKS.md that come out of gpu_*.json."""
+SHAPES = {"tokenizer": ("D", "E"), "cross-attention": ("B", "H", "L", "E", "density"),
+          "norm + linear": ("M", "N", "K")}
+
+
+def device_of(report):
+    device = report["device"]
+    return device["gpu"] + (f", driver {device['driver']}, PyTorch {device['torch']}, Triton "
+                            f"{device['triton']}" if "torch" in device else "")
+
+
+def source(report, path):
+    return (f"`{report['command']}`, {report['date']}, {device_of(report)}, revision "
+            f"{report['revision']}, CUDA sources {report['cuda_sources']}: "
+            f"[{path.name}]({path.as_posix()})\n")
+
+
+def micro(us):
+    return f"{us:.1f}" if us < 100 else f"{us:.0f}"
+
+
+def windows(doc, table):
+    report, path = doc.load("gpu_windows.json")
+    if not report:
+        return
+    rows = []
+    for r in report["results"]:
+        if "ratio" not in r:
+            continue
+        device = min(t["device"]["us"] for t in report["peers"]
+                     if t["model"] == r["model"] and t["B"] == r["batch"] and "device" in t)
+        rows.append([r["model"], r["precision"], str(r["batch"]), micro(r["p50_us"]),
+                     micro(r["p99_us"]), f"{r['batch'] / r['p50_us'] * 1e6:,.0f}", r["best_peer"],
+                     micro(r["peer_us"]), f"**{r['ratio']:.2f}**",
+                     f"{r['p50_us'] / device:.2f}"])
+    doc.parts += [
+        "## GPU: windows, a whole forward\n", source(report, path),
+        "512 events a window, random weights, microseconds from events in host memory to outputs "
+        "in host memory. Peer: PyTorch in bf16, the fastest of eager, CUDA graph and torch.compile "
+        "(reduce-overhead, max-autotune) measured the same way, with the fastest attention. Ratio: "
+        "ours over theirs, below 1 ours is faster; against device: ours, host to host, over the "
+        "peer's best time on the device alone.\n",
+        table(["model", "precision", "batch", "p50", "p99", "windows/s", "peer", "its time",
+               "ratio", "against device"], rows)]
+
+
+def streams(doc, table):
+    report, path = doc.load("gpu_streams.json")
+    if not report:
+        return
+    rows = [[r["model"], r["precision"], str(r["batch"]), micro(r["p50_us"]), micro(r["p99_us"]),
+             f"{r['batch'] / r['p50_us'] * 1e6:,.0f}"] for r in report["results"]]
+    doc.parts += [
+        "## GPU: stream steps\n", source(report, path),
+        "One batch of live streams with their whole context, 40 events a step, random weights, "
+        "microseconds from events in host memory to velocities in host memory.\n",
+        table(["model", "precision", "streams", "p50", "p99", "steps/s"], rows)]
+
+
+def kernels(doc, table):
+    report, path = doc.load("gpu_kernels.json")
+    if not report:
+        return
+    rows = []
+    for r in report["results"]:
+        if "ratio" not in r:
+            continue
+        shape = ", ".join(f"{name} {r[name]:g}" for name in SHAPES[r["op"]] if name in r)
+        best = min(r["peers_us"], key=r["peers_us"].get)
+        rows.append([r["op"], r["dtype"], shape, r["peer"].removeprefix("cortex").strip(", "),
+                     micro(r.get("cold", r["warm"])["us"]), best, micro(r["peers_us"][best]),
+                     f"**{r['ratio']:.2f}**"])
+    doc.parts += [
+        "## GPU: kernels\n", source(report, path),
+        "Microseconds of a call within a CUDA graph of many, over sets of buffers that are together "
+        "twice the L2 where several fit. Peers: PyTorch eager and compiled, scaled dot product "
+        "attention of every backend (dense: the peer at every density), and Triton kernels of the "
+        "same fusions.\n",
+        table(["operation", "dtype", "shape", "mask", "ours", "best peer", "its time", "ratio"],
+              rows)]
+
+
+def sections(doc, table):
+    windows(doc, table)
+    streams(doc, table)
+    kernels(doc, table)

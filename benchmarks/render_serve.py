@@ -1,0 +1,109 @@
+"""The sections of BENCHMARKS.md that come out of serve_*.json."""
+
+
+def where_and_when(report, path):
+    return (f"`{report['command']}`, {report['date']}, {report['machine']['cpu']}, "
+            f"{report['machine']['cores']} cores, revision {report['revision']}: "
+            f"[{path.name}]({path.as_posix()})\n")
+
+
+def micro(us):
+    return f"{us:.1f}" if abs(us) < 100 else f"{us:,.0f}"
+
+
+def percent(fraction):
+    return f"{100 * fraction:.1f}%"
+
+
+def overhead(doc, table):
+    report, path = doc.load("serve_overhead.json")
+    if not report:
+        return
+    rows = []
+    for r in report["results"]:
+        row = [r["where"], str(r["clients"]), f"{r['rate_hz']:,.0f}"]
+        for q in ("p50", "p99"):
+            p = r[q]
+            row += [micro(p["ours_us"]), micro(p["echo_us"]),
+                    f"**{micro(p['added_us'])}** ({micro(p['added_least_us'])} to "
+                    f"{micro(p['added_most_us'])})", micro(p["target_us"])]
+        rows.append(row)
+    doc.parts += [
+        "## Server: what it adds\n", where_and_when(report, path),
+        "Microseconds from when a request was due to its answer in hand, with a model that decodes "
+        "nothing. Echo: the same bytes both ways to a thread that only counts them (in process: a "
+        "hand-over to a thread and back), by turns of a second in the same run. Added: ours minus "
+        "the echo's at each percentile, median (least to most) of the rounds. 64 clients offer half "
+        "of what they got out of the server at most. Client and server share the machine's cores.\n",
+        table(["over", "clients", "requests/s", "p50 ours", "echo", "added", "target", "p99 ours",
+               "echo", "added", "target"], rows)]
+
+
+def windows(doc, table):
+    report, path = doc.load("serve_windows.json")
+    if not report:
+        return
+    rows = []
+    for r in report["results"]:
+        load = r["load"]
+        rows.append([r["model"], str(r["concurrency"]), f"{load['answered_hz']:,.0f}"]
+                    + [f"{load['latency_us'][q] / 1000:.2f}" for q in ("p50", "p99", "p999", "max")])
+    doc.parts += [
+        "## Server: windows over HTTP JSON\n", where_and_when(report, path),
+        f"{report['results'][0]['load']['events']} events a window, milliseconds, each connection "
+        "sends the next window when one is answered; every answer compared with the model's.\n",
+        table(["model", "at once", "requests/s", "p50", "p99", "p99.9", "max"], rows)]
+
+
+def overload(doc, table):
+    report, path = doc.load("serve_overload.json")
+    if not report:
+        return
+    rows = []
+    for r in report["results"]:
+        load, verify = r["load"], r["load"]["verify"]
+        refused = sum(load["errors"].values())
+        door = (f"{sum(load['refused'].values())} of {r['sessions_offered']} sessions"
+                if r["kind"] == "sessions" else percent(refused / load["offered"]))
+        wrong = (f"{verify['wrong']} of {verify['steps']:,}" if r["kind"] == "sessions"
+                 else f"{verify['windows'] - verify['exact']} of {verify['windows']:,} inexact")
+        rows.append([r["kind"], r["policy"], r["model"], f"{r['capacity_hz']:,.0f}",
+                     f"**{percent(r['goodput_fraction'])}**", door, str(load["answered_late"]),
+                     f"{load['latency_us']['p99'] / 1000:.2f}", wrong,
+                     percent(r["memory"]["growth"])])
+    seconds = report["results"][0]["load"]["seconds"]
+    doc.parts += [
+        "## Server: more than it can do\n", where_and_when(report, path),
+        f"{seconds:g} s of open-loop load above capacity (the most that the same client got out of "
+        "the server just before). Goodput: answers within their deadline by the client's clock, "
+        "from when the request was due, as a share of capacity. Late: answered after the deadline "
+        "by the server's clock. Memory: growth of the server's resident set.\n",
+        table(["of", "policy", "model", "capacity/s", "goodput", "refused", "late", "p99 ms",
+               "wrong", "memory"], rows)]
+
+
+def soak(doc, table):
+    report, path = doc.load("serve_soak.json")
+    if not report:
+        return
+    rows = []
+    for r in report["results"]:
+        load, verify = r["load"], r["load"]["verify"]
+        rows.append([r["model"], f"{r['sessions']} at {r['rate_hz']:g} Hz",
+                     f"{percent(r['share'])} of {r['capacity_hz']:,.0f}", f"{r['seconds']:g}",
+                     f"{verify['steps']:,}", str(verify["wrong"]),
+                     f"{load['miss_rate']:.2g}", f"{load['latency_us']['p99'] / 1000:.2f}",
+                     f"{load['latency_us']['max'] / 1000:.1f}", percent(r["memory"]["growth"])])
+    doc.parts += [
+        "## Server: soak\n", where_and_when(report, path),
+        "Every stream replayed offline from its events and compared bit for bit. Memory: growth of "
+        "the server's resident set from the second to the last tenth of the run.\n",
+        table(["model", "sessions", "of capacity, steps/s", "seconds", "steps verified", "wrong",
+               "lost or unanswered", "p99 ms", "max ms", "memory"], rows)]
+
+
+def sections(doc, table):
+    overhead(doc, table)
+    windows(doc, table)
+    overload(doc, table)
+    soak(doc, table)

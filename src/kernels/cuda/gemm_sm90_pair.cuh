@@ -1,0 +1,531 @@
+#pragma once
+
+#include "kernels/cuda/gemm_sm90_device.cuh"
+
+/// The usual product. Persistent; one warp of the first warpgroup fetches tiles of A and W through
+/// tensor maps into a ring in shared memory, the two other warpgroups take output tiles in turn.
+/// The ring carries their tiles in order, so while one warpgroup multiplies, the other is in its
+/// epilogue: the tensor cores see one product after the other.
+namespace cortex::cuda::sm90 {
+
+constexpr int kPairThreads = 384;
+constexpr int kChainSlices = 4;  // of K, that `chains` sums apart: 256 in bf16
+
+template <int Blocks>  // Blocks * 64 rows of a tile
+struct PairShape {
+  static constexpr int kRows = 64 * Blocks;
+  static constexpr int kColumns = 128;
+  static constexpr int kABytes = kRows * kSliceBytes;
+  static constexpr int kBBytes = kColumns * kSliceBytes;
+  static constexpr int kStage = kABytes + kBBytes;
+  static constexpr int kHalf = kRows * 128;       // bytes of 64 columns of the bf16 result
+  static constexpr int kOut = 2 * kHalf;          // of each warpgroup
+  static constexpr int kBarriers = 512;           // bytes
+  static constexpr int kFactors = 4 * kRows * 4;  // a factor and a power of two a row, twice
+  static constexpr int kStages = (kSharedLimit - 1024 - kBarriers - kFactors - 2 * kOut) / kStage;
+  static constexpr int kShared = 1024 + kStages * kStage + 2 * kOut + kBarriers + kFactors;
+  static_assert(kStages * 16 + 16 <= kBarriers && kShared <= kSharedLimit && 2 * kHalf <= kStage);
+};
+
+__device__ __forceinline__ float2 load_pair(std::uint32_t address) {
+  float2 pair;
+  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
+               : "=f"(pair.x), "=f"(pair.y)
+               : "r"(address)
+               : "memory");
+  return pair;
+}
+
+__device__ __forceinline__ void store_pair(std::uint32_t address, float2 pair) {
+  asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(pair.x), "f"(pair.y)
+               : "memory");
+}
+
+// z takes one of two ways. Tiles of 128 rows: through the ring, like A and W, in two stages of 64
+// columns (two boxes of 32 each), the sum formed in place and stored from there; registers would
+// not do. Tiles of 64 rows: by the threads, the first half fetched before the product, so that the
+// ring is left to the next tile.
+template <GemmEpilogue Epilogue, int Blocks>
+constexpr bool kRingZ = Epilogue == GemmEpilogue::kAdd&& Blocks == 2;
+template <GemmEpilogue Epilogue, int Blocks>
+constexpr bool kDirectZ = Epilogue == GemmEpilogue::kAdd&& Blocks == 1;
+
+// z that is bf16 is fetched into the staging buffer of the result, before the product, and leaves
+// it as the sum.
+template <GemmEpilogue Epilogue>
+constexpr bool kStagedZ = Epilogue == GemmEpilogue::kAddNarrow;
+
+// A warpgroup finishes its tile in batches of 64 x 64: batch b is block b % Blocks of half b /
+// Blocks. z is fetched by units of half a batch, 64 x 32. This thread's part: rows r and r + 8,
+// pairs of columns 8 apart.
+template <int Blocks>
+__device__ __forceinline__ void load_z(const KernelArgs& args, float2 (&old)[2][4], int unit,
+                                       int row0, int column0, int thread) {
+  const int batch = unit / 2;
+  const int row = row0 + batch % Blocks * 64 + thread / 32 * 16 + thread % 32 / 4;
+  const int column = column0 + batch / Blocks * 64 + unit % 2 * 32 + 2 * (thread % 4);
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const float* z = args.z + static_cast<std::int64_t>(row + 8 * r) * args.ldz + column;
+    const bool inside = row + 8 * r < args.m && column < args.n;
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      old[r][j] = make_float2(0, 0);
+      if (inside) old[r][j] = *reinterpret_cast<const float2*>(z + 8 * j);
+    }
+  }
+}
+
+// One warpgroup's tile, out of its accumulators. `z`: the stages that hold z, of
+// kRingZ; `old`: its first two units, of kDirectZ.
+template <GemmEpilogue Epilogue, int Blocks, class T>
+__device__ __forceinline__ void pair_epilogue(const KernelArgs& args, T (&sum)[Blocks][64],
+                                              const std::uint32_t (&z)[2], float2 (&old)[2][2][4],
+                                              const float* factors, const float* powers,
+                                              std::uint32_t staging, int group, int row0,
+                                              int column0, int thread) {
+  using Shape = PairShape<Blocks>;
+  const int warp = thread / 32;
+  const int lane = thread % 32;
+  // The tile stored last has left the staging buffer.
+  if (thread == 0 && !kStagedZ<Epilogue>) store_wait();
+  named_barrier(1 + group);
+  float factor[Blocks][2];
+#pragma unroll
+  for (int block = 0; block < Blocks; ++block) {
+    factor[block][0] = factors[block * 64 + warp * 16 + lane / 4];
+    factor[block][1] = factors[block * 64 + warp * 16 + lane / 4 + 8];
+  }
+
+  const int matrix_row = warp * 16 + (lane & 15);
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    if (column0 + half * 64 >= args.n) break;
+    float2 scale[8];
+    if (args.w_scale != nullptr) {
+      const float* from = args.w_scale + column0 + half * 64 + 2 * (lane % 4);
+#pragma unroll
+      for (int j = 0; j < 8; ++j) scale[j] = __ldg(reinterpret_cast<const float2*>(from + 8 * j));
+    }
+#pragma unroll
+    for (int block = 0; block < Blocks; ++block) {
+      const int row = row0 + block * 64 + warp * 16 + lane / 4;
+      float x[32];
+#pragma unroll
+      for (int i = 0; i < 32; ++i) {
+        x[i] = static_cast<float>(sum[block][half * 32 + i]) * factor[block][(i / 2) % 2];
+      }
+      if (args.w_scale != nullptr) {
+#pragma unroll
+        for (int j = 0; j < 8; ++j) {
+          x[4 * j] *= scale[j].x;
+          x[4 * j + 1] *= scale[j].y;
+          x[4 * j + 2] *= scale[j].x;
+          x[4 * j + 3] *= scale[j].y;
+        }
+      }
+      if constexpr (Epilogue == GemmEpilogue::kGelu || Epilogue == GemmEpilogue::kGeluE4m3) {
+#pragma unroll
+        for (int i = 0; i < 32; ++i) x[i] = gelu(x[i]);
+      }
+      const std::uint32_t to = staging + half * Shape::kHalf + block * 64 * 128 + matrix_row * 128;
+      const auto chunk = [&](int j) {
+        return static_cast<std::uint32_t>((j + lane / 16) ^ (lane & 7)) * 16;
+      };
+      // Rows `row` and `row` + 8 of the tile, in bytes.
+      const auto store_bytes = [&](const float(&power)[2]) {
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          std::uint32_t words[4];
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            const int at = 8 * i + 2 * r;
+            words[i] = pack_e4m3(x[at] * power[r], x[at + 1] * power[r]) |
+                       pack_e4m3(x[at + 4] * power[r], x[at + 5] * power[r]) << 16;
+          }
+          const uint4 bytes = gather_bytes(words);
+          if (row + 8 * r < args.m) {
+            *reinterpret_cast<uint4*>(args.narrow8 +
+                                      static_cast<std::int64_t>(row + 8 * r) * args.ld_narrow8 +
+                                      column0 + half * 64 + 16 * (lane % 4)) = bytes;
+          }
+        }
+      };
+      if constexpr (Epilogue == GemmEpilogue::kGeluE4m3)
+        store_bytes({args.narrow8_scale, args.narrow8_scale});
+      if constexpr (Epilogue == GemmEpilogue::kAdd || Epilogue == GemmEpilogue::kAddNarrow) {
+        float square[2] = {0, 0};
+        if constexpr (kStagedZ<Epilogue>) {
+#pragma unroll
+          for (int j = 0; j < 8; j += 2) {
+            std::uint32_t old_pairs[4];
+            load_matrices(to + chunk(j), old_pairs);
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {  // rows, rows + 8, then of the next 8 columns
+              const float2 before = unpack_bf16(old_pairs[i]);
+              const int at = 4 * j + 2 * i;
+              x[at] += before.x;
+              x[at + 1] += before.y;
+              square[i % 2] += fmaf(x[at + 1], x[at + 1], x[at] * x[at]);
+            }
+          }
+        }
+        if constexpr (kDirectZ<Epilogue, Blocks>) {
+#pragma unroll
+          for (int part = 0; part < 2; ++part) {
+            const int unit = 2 * (half * Blocks + block) + part;
+#pragma unroll
+            for (int r = 0; r < 2; ++r) {
+              float* to = args.z + static_cast<std::int64_t>(row + 8 * r) * args.ldz + column0 +
+                          half * 64 + 32 * part + 2 * (lane % 4);
+#pragma unroll
+              for (int j = 0; j < 4; ++j) {
+                const int at = 16 * part + 4 * j + 2 * r;
+                float2 now;
+                now.x = old[part][r][j].x + x[at];
+                now.y = old[part][r][j].y + x[at + 1];
+                if (row + 8 * r < args.m) *reinterpret_cast<float2*>(to + 8 * j) = now;
+                x[at] = now.x;
+                x[at + 1] = now.y;
+                square[r] += fmaf(now.y, now.y, now.x * now.x);
+              }
+            }
+            if (unit + 2 < 4 * Blocks) {
+              load_z<Blocks>(args, old[part], unit + 2, row0, column0, thread);
+            }
+          }
+        }
+#pragma unroll
+        for (int r = 0; r < (kRingZ<Epilogue, Blocks> ? 2 : 0); ++r) {
+          const std::uint32_t line =
+              z[half] + (block * 64 + warp * 16 + lane / 4 + 8 * r) * 128 + (lane & 1) * 8;
+#pragma unroll
+          for (int j = 0; j < 8; ++j) {
+            const int chunk = (j % 4 * 2 + lane % 4 / 2) ^ (lane / 4);
+            const std::uint32_t at = line + j / 4 * Shape::kHalf + chunk * 16;
+            float2 now = load_pair(at);
+            now.x += x[4 * j + 2 * r];
+            now.y += x[4 * j + 2 * r + 1];
+            store_pair(at, now);
+            x[4 * j + 2 * r] = now.x;
+            x[4 * j + 2 * r + 1] = now.y;
+            square[r] += fmaf(now.y, now.y, now.x * now.x);
+          }
+        }
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          square[r] += __shfl_xor_sync(0xFFFFFFFF, square[r], 1);
+          square[r] += __shfl_xor_sync(0xFFFFFFFF, square[r], 2);
+          if (lane % 4 == 0 && row + 8 * r < args.m) {
+            args.square_out[static_cast<std::int64_t>(row + 8 * r) * (args.n / 64) +
+                            (column0 / 64 + half)] = square[r];
+          }
+        }
+      }
+      if constexpr (kStagedZ<Epilogue>) {
+        if (args.narrow8 != nullptr)
+          store_bytes({powers[block * 64 + warp * 16 + lane / 4],
+                       powers[block * 64 + warp * 16 + lane / 4 + 8]});
+      }
+      if constexpr (Epilogue != GemmEpilogue::kGeluE4m3) {
+#pragma unroll
+        for (int j = 0; j < 8; j += 2) {
+          store_matrices(to + chunk(j), pack(x[4 * j], x[4 * j + 1]),
+                         pack(x[4 * j + 2], x[4 * j + 3]), pack(x[4 * j + 4], x[4 * j + 5]),
+                         pack(x[4 * j + 6], x[4 * j + 7]));
+        }
+      }
+    }
+    if constexpr (Epilogue != GemmEpilogue::kGeluE4m3) {
+      proxy_fence();
+      named_barrier(1 + group);
+      if (thread == 0) {
+        // Rows past m are clipped by the map.
+        if constexpr (kRingZ<Epilogue, Blocks>) {
+          store_tile(&args.z_map, z[half], column0 + half * 64, row0);
+          store_tile(&args.z_map, z[half] + Shape::kHalf, column0 + half * 64 + 32, row0);
+        }
+        store_tile(&args.out, staging + half * Shape::kHalf, column0 + half * 64, row0);
+        store_commit();
+      }
+    }
+  }
+}
+
+// `Chain`: K is summed in chains of kChainSlices slices, the chains first to last, as the kernels
+// of linear.cu do; else in one. `Twins`: blocks of a cluster (1 or 2). Twins work on tiles one
+// below the other, so they share W: each fetches half of it for both.
+template <GemmType Type, GemmEpilogue Epilogue, int Blocks, int Twins, bool Chain = false>
+__global__ __launch_bounds__(kPairThreads,
+                             1) void pair_kernel(const __grid_constant__ KernelArgs args) {
+#if CORTEX_SM90A
+  using Shape = PairShape<Blocks>;
+  using Sum = typename Traits<Type>::Sum;
+  constexpr int kSlice = Traits<Type>::kSlice;
+  constexpr int kStages = Shape::kStages;
+  extern __shared__ unsigned char shared[];
+  const std::uint32_t base = (shared_address(shared) + 1023) & ~1023u;
+  const std::uint32_t out_base = base + kStages * Shape::kStage;
+  const std::uint32_t full = out_base + 2 * Shape::kOut;
+  const std::uint32_t empty = full + 8 * kStages;
+  const std::uint32_t z_full = empty + 8 * kStages;  // one a consumer
+  float* factors =
+      reinterpret_cast<float*>(shared + (full - shared_address(shared)) + Shape::kBarriers);
+
+  const int group = static_cast<int>(threadIdx.x) / 128;
+  const std::uint32_t rank = Twins > 1 ? cluster_rank() : 0;
+  const int worker = static_cast<int>(blockIdx.x) / Twins;
+  const int workers = static_cast<int>(gridDim.x) / Twins;
+
+  if (threadIdx.x == 0) {
+    prefetch_map(&args.w);
+    prefetch_map(&args.a);
+    if constexpr (Epilogue != GemmEpilogue::kGeluE4m3) prefetch_map(&args.out);
+    if constexpr (kRingZ<Epilogue, Blocks>) prefetch_map(&args.z_map);
+    for (int s = 0; s < kStages; ++s) {
+      barrier_init(full + 8 * s, 1);
+      barrier_init(empty + 8 * s, 4 * Twins);  // a warp of the consumer, here and at the twin
+    }
+    barrier_init(z_full, 1);
+    barrier_init(z_full + 8, 1);
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    proxy_fence();
+  }
+  if constexpr (Twins > 1) {
+    __syncwarp();
+    cluster_sync();
+  } else {
+    __syncthreads();
+  }
+  dependents_may_launch();
+
+  if (group == 0) {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+    if (threadIdx.x == 0 && worker < args.tiles) {
+      const auto load_w = [&](int s, int tile, int k) {
+        const std::uint32_t to = base + s * Shape::kStage + Shape::kABytes;
+        const int row = tile % args.n_tiles * Shape::kColumns;
+        if constexpr (Twins > 1) {
+          constexpr int kShare = Shape::kColumns / Twins;
+          load_tile_to_all(to + rank * kShare * kSliceBytes, &args.w, full + 8 * s, k * kSlice,
+                           row + static_cast<int>(rank) * kShare, (1 << Twins) - 1);
+        } else {
+          load_tile(to, &args.w, full + 8 * s, k * kSlice, row);
+        }
+      };
+      // Weights do not come from the kernel before: they need not wait for it.
+      const int early = min(kStages, args.k_tiles);
+      for (int s = 0; s < early; ++s) {
+        barrier_expect(full + 8 * s, Shape::kStage);
+        load_w(s, worker, s);
+      }
+      dependency_wait();
+      int step = 0, s = 0;
+      std::uint32_t parity = 1;
+      for (int tile = worker; tile < args.tiles; tile += workers) {
+        const int row = (tile / args.n_tiles * Twins + static_cast<int>(rank)) * Shape::kRows;
+        if constexpr (kRingZ<Epilogue, Blocks>) {
+          for (int box = 0; box < Shape::kColumns; box += 32) {
+            prefetch_tile(&args.z_map, tile % args.n_tiles * Shape::kColumns + box, row);
+          }
+        }
+        for (int k = 0; k < args.k_tiles; ++k, ++step) {
+          if (step >= early) {
+            barrier_wait(empty + 8 * s, parity);
+            barrier_expect(full + 8 * s, Shape::kStage);
+            load_w(s, tile, k);
+          }
+          load_tile(base + s * Shape::kStage, &args.a, full + 8 * s, k * kSlice, row);
+          if (++s == kStages) {
+            s = 0;
+            parity ^= 1;
+          }
+        }
+        if constexpr (kRingZ<Epilogue, Blocks>) {
+          // z of the tile follows its product through the ring: two stages of 64 columns.
+          const int column = tile % args.n_tiles * Shape::kColumns;
+          for (int half = 0; half < 2; ++half, ++step) {
+            barrier_wait(empty + 8 * s, parity);
+            barrier_expect(full + 8 * s, 2 * Shape::kHalf);
+            for (int box = 0; box < 2; ++box) {
+              load_tile(base + s * Shape::kStage + box * Shape::kHalf, &args.z_map, full + 8 * s,
+                        column + half * 64 + box * 32, row);
+            }
+            if (++s == kStages) {
+              s = 0;
+              parity ^= 1;
+            }
+          }
+        }
+      }
+    } else if (threadIdx.x == 0) {
+      dependency_wait();
+    }
+  } else {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+    const int consumer = group - 1;
+    const int thread = static_cast<int>(threadIdx.x) % 128;
+    const int lane = thread % 32;
+    const auto release = [&](int s) {
+      if constexpr (Twins > 1) {
+        if (lane < Twins) barrier_arrive_at(empty + 8 * s, static_cast<std::uint32_t>(lane));
+      } else {
+        if (lane == 0) barrier_arrive(empty + 8 * s);
+      }
+    };
+    dependency_wait();
+    if (consumer == 1) turn_pass(0);
+    const int tile_steps = args.k_tiles + (kRingZ<Epilogue, Blocks> ? 2 : 0);
+    int step = consumer * tile_steps;
+    const auto first_row = [&](int tile) {
+      return (tile / args.n_tiles * Twins + static_cast<int>(rank)) * Shape::kRows;
+    };
+    // Of the tile in hand. Written before a barrier of the epilogue that all threads read it after.
+    float* const own_factors = factors + consumer * Shape::kRows;
+    float* const own_powers = factors + (2 + consumer) * Shape::kRows;
+    const std::uint32_t staging = out_base + consumer * Shape::kOut;
+    const std::uint32_t own_z = z_full + 8 * consumer;
+    std::uint32_t z_parity = 0;
+    const auto prepare_row = [&](const RowParts& parts, int row) {
+      if constexpr (kStagedZ<Epilogue>) {
+        own_factors[thread] = parts.scale;
+        if (args.narrow8 != nullptr) own_powers[thread] = row_power(args, parts);
+      } else {
+        own_factors[thread] = row_factor(args, parts, row);
+      }
+    };
+    int tile = worker + consumer * workers;
+    if (tile < args.tiles && thread < Shape::kRows) {
+      const int row = first_row(tile) + thread;
+      prepare_row(load_row(args, row, true), row);
+    }
+    for (; tile < args.tiles; tile += 2 * workers) {
+      const int row0 = first_row(tile);
+      const int column0 = tile % args.n_tiles * Shape::kColumns;
+      Sum sum[Blocks][64];
+      Sum total[Chain ? 64 : 1];
+      int s = step % kStages;
+      std::uint32_t parity = static_cast<std::uint32_t>(step / kStages) & 1;
+      int before = s;
+      float2 old[2][2][4];
+      if constexpr (kDirectZ<Epilogue, Blocks>) {
+        load_z<Blocks>(args, old[0], 0, row0, column0, thread);
+        load_z<Blocks>(args, old[1], 1, row0, column0, thread);
+      }
+      if constexpr (kStagedZ<Epilogue>) {
+        if (thread == 0) {
+          store_wait();  // the tile stored last has left the staging buffer
+          const int halves = column0 + 64 < args.n ? 2 : 1;
+          barrier_expect(own_z, halves * Shape::kHalf);
+          for (int half = 0; half < halves; ++half) {
+            load_tile(staging + half * Shape::kHalf, &args.out, own_z, column0 + half * 64, row0);
+          }
+        }
+      }
+      // A barrier's parity tells two uses of a stage apart, not more: the other warpgroup must have
+      // seen its tile arrive before this one looks for the next.
+      turn_wait(consumer);
+      for (int k = 0; k < args.k_tiles; ++k) {
+        barrier_wait(full + 8 * s, parity);
+        const std::uint32_t a = base + s * Shape::kStage;
+        const std::uint64_t a_desc = descriptor(a);
+        const std::uint64_t b_desc = descriptor(a + Shape::kABytes);
+        wgmma_fence();
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+#pragma unroll
+          for (int block = 0; block < Blocks; ++block) {
+            wgmma<Type, 128>(sum[block], a_desc + block * 512 + 2 * i, b_desc + 2 * i,
+                             (Chain ? k % kChainSlices : k) + i);
+          }
+        }
+        wgmma_commit();
+        if (k > 0) {
+          wgmma_wait<1>();
+          release(before);
+        }
+        before = s;
+        if constexpr (Chain) {
+          if (k % kChainSlices == kChainSlices - 1 || k == args.k_tiles - 1) {
+            wgmma_wait<0>();
+#pragma unroll
+            for (int i = 0; i < 64; ++i) {
+              total[i] = k < kChainSlices ? sum[0][i] : total[i] + sum[0][i];
+            }
+          }
+        }
+        if (++s == kStages) {
+          s = 0;
+          parity ^= 1;
+        }
+      }
+      int z_stage[2] = {0, 0};
+      std::uint32_t z[2] = {0, 0};
+      if constexpr (kRingZ<Epilogue, Blocks>) {
+        for (int half = 0; half < 2; ++half) {
+          barrier_wait(full + 8 * s, parity);
+          z_stage[half] = s;
+          z[half] = base + s * Shape::kStage;
+          if (++s == kStages) {
+            s = 0;
+            parity ^= 1;
+          }
+        }
+      }
+      if (tile + workers < args.tiles) turn_pass(1 - consumer);
+      wgmma_wait<0>();
+      release(before);
+      if constexpr (Chain) {
+#pragma unroll
+        for (int i = 0; i < 64; ++i) sum[0][i] = total[i];
+      }
+      step += 2 * tile_steps;
+      const int next = tile + 2 * workers;
+      const int next_row = first_row(next) + thread;
+      const bool more = next < args.tiles && thread < Shape::kRows;
+      // Loads behind the epilogue's back, where it leaves registers for them.
+      constexpr bool kEarly =
+          Epilogue != GemmEpilogue::kAdd && Epilogue != GemmEpilogue::kAddNarrow;
+      if constexpr (kStagedZ<Epilogue>) {
+        barrier_wait(own_z, z_parity);
+        z_parity ^= 1;
+        if (args.narrow8 != nullptr && column0 == 0 && thread < Shape::kRows &&
+            row0 + thread < args.m) {
+          args.narrow8_row_scale[row0 + thread] = 1.0f / own_powers[thread];
+        }
+      }
+      RowParts ahead;
+      if constexpr (kEarly) ahead = load_row(args, next_row, more);
+      pair_epilogue<Epilogue, Blocks>(args, sum, z, old, own_factors, own_powers, staging, consumer,
+                                      row0, column0, thread);
+      if constexpr (!kEarly) ahead = load_row(args, next_row, more);
+      if (more) prepare_row(ahead, next_row);
+      if constexpr (kRingZ<Epilogue, Blocks>) {
+        // The stages of z are free once they are stored.
+        if (thread == 0) {
+          const auto give_back = [&](int stage) {
+            barrier_arrive(empty + 8 * stage, 4);
+            if constexpr (Twins > 1) barrier_arrive_at(empty + 8 * stage, rank ^ 1, 4);
+          };
+          store_wait<1>();
+          if (column0 + 64 < args.n) give_back(z_stage[0]);
+          store_wait<0>();
+          if (column0 + 64 >= args.n) give_back(z_stage[0]);
+          give_back(z_stage[1]);
+        }
+        __syncwarp();
+      }
+    }
+    if (thread == 0) store_wait();
+  }
+  // A twin may still write into this block's shared memory or arrive at its barriers.
+  if constexpr (Twins > 1) {
+    __syncwarp();
+    cluster_sync();
+  }
+#else
+  __trap();
+#endif
+}
+
+}  // namespace cortex::cuda::sm90

@@ -1,0 +1,232 @@
+#include "scheduler/scheduler.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace cortex {
+namespace {
+
+// A step counts this share of its session's period: clocks differ, and a rate is not exact.
+constexpr double kRateSlack = 0.9;
+// Periods by which a session may be ahead of its rate: steps that a network held up come at once.
+constexpr double kBurst = 2;
+// And no more periods than this are held against it.
+constexpr double kMostAhead = 8;
+// Periods after which a step whose deadline is lost is due: a session that is late gets half its
+// rate while others are in time, so that an overload is borne by few sessions and not by all.
+constexpr double kCatchUp = 2;
+// However much sessions have reserved, windows get something.
+constexpr double kMostReserved = 0.95;
+
+TimeNs scaled(double factor, TimeNs time) {
+  return static_cast<TimeNs>(factor * static_cast<double>(time));
+}
+
+}  // namespace
+
+Scheduler::Scheduler(const SchedulerOptions& options, CostModel cost)
+    : options_(options),
+      cost_(std::move(cost)),
+      tenants_(options.max_tenants, options.tenant_active_ns) {
+  const auto windows = static_cast<std::size_t>(options.max_windows);
+  const auto streams = static_cast<std::size_t>(options.max_streams);
+  windows_.reserve(windows);
+  steps_.reserve(streams);
+  batch_.reserve(static_cast<std::size_t>(options.max_batch), std::max(windows, streams));
+  begun_.reserve(streams, windows);
+}
+
+double Scheduler::capacity_hz(int streams, TimeNs period) const {
+  // A step that has just missed a batch waits for that one and runs in the next.
+  const TimeNs longest = period == kNever ? kNever : period / 2;
+  return cost_.rows_hz(std::min(std::max(streams, 1), options_.max_batch), longest);
+}
+
+Scheduler::Reservation Scheduler::admit_session(const StepFlow& flow) {
+  Tenants::Tenant& tenant = tenants_[flow.tenant];
+  const double fastest = std::max(fastest_hz_, flow.rate_hz);
+  Reservation r{.reserved_hz = reserved_hz_};
+  if (options_.max_tenant_sessions > 0 && tenant.sessions >= options_.max_tenant_sessions) {
+    r.door = Door::too_many_sessions;
+    return r;
+  }
+  if (flow.rate_hz > 0) {
+    r.capacity_hz = capacity_hz(sessions_ + 1, static_cast<TimeNs>(1e9 / fastest));
+    if (reserved_hz_ + flow.rate_hz > options_.max_utilisation * r.capacity_hz) {
+      r.door = Door::over_capacity;
+      return r;
+    }
+    if (tenant.step_rate_hz + flow.rate_hz > options_.max_tenant_utilisation * r.capacity_hz) {
+      r.door = Door::over_tenant_share;
+      r.reserved_hz = tenant.step_rate_hz;
+      return r;
+    }
+  }
+  ++sessions_;
+  ++tenant.sessions;
+  fastest_hz_ = fastest;
+  reserved_hz_ += flow.rate_hz;
+  tenant.step_rate_hz += flow.rate_hz;
+  return r;
+}
+
+void Scheduler::release_session(const StepFlow& flow) {
+  Tenants::Tenant& tenant = tenants_[flow.tenant];
+  --sessions_;
+  --tenant.sessions;
+  reserved_hz_ -= flow.rate_hz;
+  tenant.step_rate_hz -= flow.rate_hz;
+  // Sums of what came and went leave a rounding error behind.
+  if (tenant.sessions == 0) tenant.step_rate_hz = 0;
+  if (sessions_ == 0) reserved_hz_ = fastest_hz_ = 0;
+}
+
+double Scheduler::stretch() const {
+  if (reserved_hz_ == 0) return 1;
+  const double capacity = capacity_hz(sessions_, static_cast<TimeNs>(1e9 / fastest_hz_));
+  return 1 / (1 - std::min(kMostReserved, reserved_hz_ / capacity));
+}
+
+TimeNs Scheduler::windows_start(TimeNs now) const {
+  const auto keys = static_cast<std::int64_t>(cost_.keys_per_row());
+  return std::max(now, busy_ ? busy_until_ : now) +
+         (window_forwards_ > 0 ? window_forwards_ * cost_.predict(1, keys) : 0);
+}
+
+Verdict Scheduler::forecast(const Work& work, TimeNs now) const {
+  const std::size_t at = windows_.rank(work.due);
+  const TimeNs start = windows_start(now);
+  const double available = 1.0 / tenants_.active();
+  // One that holds nothing may always hold one.
+  const bool shared = work.promised && tenants_.active() > 1 && tenants_[work.tenant].windows > 0;
+  Forecast with(cost_, options_.max_batch, start, stretch());
+  TimeNs own = 0;
+  const auto add = [&](const Work& w) {
+    const TimeNs before = with.work();
+    const bool in_time = with.add(w);
+    if (w.tenant == work.tenant) own += with.work() - before;
+    return in_time;
+  };
+  const auto over_share = [&](const Work& w) {
+    return shared && w.promised && w.tenant == work.tenant &&
+           static_cast<double>(own) > available * static_cast<double>(w.deadline - start);
+  };
+  for (std::size_t i = 0; i < at; ++i) (void)add(windows_[i]);
+  Forecast without = with;
+  if (!add(work)) return Verdict::misses;
+  if (over_share(work)) return Verdict::tenant_full;
+  for (std::size_t i = at; i < windows_.size(); ++i) {
+    (void)add(windows_[i]);
+    (void)without.add(windows_[i]);
+    if (with.misses() > without.misses()) return Verdict::misses;
+    if (over_share(windows_[i])) return Verdict::tenant_full;
+  }
+  return Verdict::taken;
+}
+
+TimeNs Scheduler::background_due(std::uint32_t tenant, TimeNs cost, TimeNs now) {
+  // A constant-bandwidth server a tenant (Abeni and Buttazzo 1998).
+  const double share = options_.background_share / tenants_.active();
+  TimeNs& due = tenants_[tenant].background_due;
+  due = std::max(due, now) + scaled(1 / share, cost);
+  return due;
+}
+
+Verdict Scheduler::offer(const WindowOffer& window, TimeNs now) {
+  tenants_.touch(window.tenant, now);
+  Tenants::Tenant& tenant = tenants_[window.tenant];
+  const int most = options_.max_windows;
+  if (windows_.size() >= static_cast<std::size_t>(most)) return Verdict::full;
+  const int active = tenants_.active();
+  if ((active > 1 && tenant.windows >= std::max(1, most / active)) ||
+      (options_.max_tenant_windows > 0 && tenant.windows >= options_.max_tenant_windows))
+    return Verdict::tenant_full;
+  Work work{.key = window.key,
+            .deadline = window.deadline,
+            .due = window.deadline,
+            .keys = window.keys,
+            .forwards = window.forwards,
+            .tenant = window.tenant,
+            .window = true,
+            .promised = window.deadline != kNever,
+            .sheddable = window.deadline != kNever && !window.best_effort};
+  const TimeNs alone = window.forwards * cost_.predict(1, window.keys);
+  work.interval = scaled(active / options_.background_share, alone);
+  if (work.promised) {
+    const Verdict verdict = forecast(work, now);
+    if (verdict != Verdict::taken && work.sheddable) {
+      const bool idle = !busy_ && windows_.empty() && steps_.empty();
+      if (idle && window.deadline > now) cost_.doubt();
+      return verdict;
+    }
+    work.promised = verdict == Verdict::taken;
+  }
+  if (!work.promised) {
+    work.due = background_due(window.tenant, alone, now);
+    if (forecast(work, now) != Verdict::taken)
+      for (std::size_t i = 0; i < windows_.size(); ++i)
+        if (windows_[i].promised) work.due = std::max(work.due, windows_[i].due);
+  }
+  windows_.push(work);
+  ++tenant.windows;
+  return Verdict::taken;
+}
+
+void Scheduler::push_step(const StepOffer& step, StepFlow& flow) {
+  Work work{.key = step.key,
+            .deadline = step.deadline,
+            .keys = step.keys,
+            .forwards = step.forwards,
+            .tenant = flow.tenant};
+  if (flow.rate_hz == 0) {
+    tenants_.touch(flow.tenant, step.arrived);
+    const TimeNs alone = step.forwards * cost_.predict(1, step.keys);
+    work.due = background_due(flow.tenant, alone, step.arrived);
+  } else {
+    const auto period = static_cast<TimeNs>(1e9 / flow.rate_hz);
+    // Empty steps before this one stand for the time that has passed without any.
+    const TimeNs at = step.arrived - (step.forwards - 1) * period;
+    const TimeNs kept =
+        std::clamp(flow.next_arrival, at, at + scaled(kMostAhead * step.forwards, period));
+    flow.next_arrival = kept + scaled(kRateSlack * step.forwards, period);
+    const TimeNs ahead = kept - at;
+    work.interval = scaled(kCatchUp * step.forwards, period);
+    work.promised = step.deadline != kNever && ahead <= scaled(kBurst, period);
+    work.due = work.promised ? step.deadline
+                             : std::max(step.deadline == kNever ? 0 : step.deadline,
+                                        step.arrived + ahead + step.forwards * period);
+  }
+  steps_.push(work);
+}
+
+const FormedBatch& Scheduler::dispatched(TimeNs now) {
+  started_ = now;
+  busy_until_ = now + batch_.predicted;
+  busy_ = !batch_.taken.empty();
+  return batch_;
+}
+
+const FormedBatch& Scheduler::next_windows(TimeNs now) {
+  form_batch(windows_, cost_, options_.max_batch, now, batch_);
+  return dispatched(now);
+}
+
+const FormedBatch& Scheduler::next_steps(TimeNs now) {
+  form_batch(steps_, cost_, options_.max_batch, now, batch_);
+  for (const Work& work : batch_.taken) window_forwards_ -= work.window ? 1 : 0;
+  for (const Work& work : batch_.shed) window_forwards_ -= work.window ? work.forwards : 0;
+  return dispatched(now);
+}
+
+const FormedBatch& Scheduler::begin_windows(int places, TimeNs now) {
+  form_batch(windows_, cost_, places, now, begun_);
+  for (const Work& work : begun_.taken) window_forwards_ += work.forwards;
+  return begun_;
+}
+
+void Scheduler::finished(TimeNs now) {
+  if (busy_) cost_.observe({static_cast<int>(batch_.taken.size()), batch_.keys, now - started_});
+  busy_ = false;
+}
+
+}  // namespace cortex

@@ -1,0 +1,161 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "scheduler/batch_former.h"
+#include "scheduler/cost_model.h"
+#include "scheduler/ready_queue.h"
+#include "scheduler/tenants.h"
+
+namespace cortex {
+
+struct SchedulerOptions {
+  int max_batch = 16;
+  int max_windows = 256;  ///< waiting
+  int max_streams = 0;    ///< that may have a step ready
+  int max_tenants = 1;
+  int max_tenant_windows = 0;   ///< 0: only its fair share of max_windows
+  int max_tenant_sessions = 0;  ///< 0: no limit
+  double max_utilisation = 1;   ///< share of the capacity that step rates may reserve
+  double max_tenant_utilisation = 1;
+  /// Share of the device that work without a promise gets while there is work with one.
+  double background_share = 0.05;
+  TimeNs tenant_active_ns = 1'000'000'000;
+};
+
+/// A stateless request at the door.
+struct WindowOffer {
+  std::uint64_t key = 0;
+  TimeNs deadline = kNever;
+  std::int32_t keys = 0;      ///< events of one forward
+  std::int32_t forwards = 1;  ///< on a stream model the steps of the window
+  std::uint32_t tenant = 0;
+  bool best_effort = false;
+};
+
+enum class Verdict {
+  taken,
+  misses,      ///< it is predicted to miss, or would make what was taken miss
+  full,        ///< too many windows are waiting
+  tenant_full  ///< its tenant holds its share of the places, or of the time up to the deadline
+};
+
+/// A session at the door, and what its steps have used since.
+struct StepFlow {
+  std::uint32_t tenant = 0;
+  double rate_hz = 0;       ///< reserved; 0: its steps run in time that others leave
+  TimeNs next_arrival = 0;  ///< of a step that keeps to the rate
+};
+
+/// The next step of a session is ready.
+struct StepOffer {
+  std::uint64_t key = 0;
+  TimeNs arrived = 0;
+  TimeNs deadline = kNever;
+  std::int32_t keys = 0;
+  std::int32_t forwards = 1;
+};
+
+/// Decides what runs next and what is refused. Pure: time is passed in, nothing is locked, and
+/// after construction nothing allocates, so that an engine and a simulation run the same code.
+///
+/// Earliest deadline first, without waiting: next_batch() forms a batch whenever the device is
+/// free. Windows are taken only if the forecast of the whole queue holds with them, for them and
+/// for all that was taken before. Steps are never refused: their sessions were admitted by rate,
+/// and one that sends faster, or whose deadline is lost, is put behind those that are in time.
+/// Quotas are fair shares: of n active tenants one may hold 1/n of the time up to a deadline and of
+/// the places in the queue, so none is shut out by another's short deadlines.
+class Scheduler {
+ public:
+  Scheduler(const SchedulerOptions& options, CostModel cost);
+
+  enum class Door { open, over_capacity, over_tenant_share, too_many_sessions };
+  struct Reservation {
+    Door door = Door::open;
+    double reserved_hz = 0;  ///< by others, or by its tenant's others
+    double capacity_hz = 0;
+  };
+  /// Admits a session: what it reserved is counted until release_session(). Nothing changes where
+  /// the door is not open.
+  Reservation admit_session(const StepFlow& flow);
+  void release_session(const StepFlow& flow);
+
+  Verdict offer(const WindowOffer& window, TimeNs now);
+  /// A window was answered, given up or withdrawn.
+  void release_window(std::uint32_t tenant) { --tenants_[tenant].windows; }
+  void push_step(const StepOffer& step, StepFlow& flow);
+  /// Takes out a session's ready step.
+  void erase_step(std::uint64_t key) {
+    steps_.erase_if([key](const Work& work) { return work.key == key; });
+  }
+  /// Takes out every ready step, and what begun windows still needed.
+  template <class Each>
+  void drain_steps(Each each) {
+    steps_.erase_if([&](const Work& work) {
+      window_forwards_ -= work.window ? work.forwards : 0;
+      each(work);
+      return true;
+    });
+  }
+  /// Takes out waiting windows; how many.
+  template <class Gone>
+  int erase_windows(Gone gone) {
+    return windows_.erase_if(gone);
+  }
+
+  /// The device is free at `now`; valid until the next call. Batches of windows, for a window
+  /// model.
+  const FormedBatch& next_windows(TimeNs now);
+  /// Batches of steps, for a stream model.
+  const FormedBatch& next_steps(TimeNs now);
+  /// Up to `places` windows that a stream model begins to run as streams of their own.
+  const FormedBatch& begin_windows(int places, TimeNs now);
+  /// Work of a stream needs its next forward: a window that has begun, a step with a gap. Its key
+  /// and forwards are what they are now.
+  void resume(const Work& work) { steps_.push(work); }
+  /// Work that was taken will not be resumed, whatever forwards it still needed.
+  void abandon(const Work& work) { window_forwards_ -= work.window ? work.forwards - 1 : 0; }
+  /// What next_windows() or next_steps() formed has been answered.
+  void finished(TimeNs now);
+  /// It was not: its computation failed, and says nothing of what one takes.
+  void failed() { busy_ = false; }
+
+  bool steps_ready() const { return !steps_.empty(); }
+  bool windows_waiting() const { return !windows_.empty(); }
+  std::size_t waiting() const { return windows_.size(); }
+  bool known(std::uint32_t tenant) const { return tenants_.known(tenant); }
+  const CostModel& cost() const { return cost_; }
+  double reserved_hz() const { return reserved_hz_; }
+  /// Rows a second, where no batch takes longer than half of `period`.
+  double capacity_hz(int streams, TimeNs period) const;
+
+ private:
+  /// The forecast of the waiting windows holds with `work` among them.
+  Verdict forecast(const Work& work, TimeNs now) const;
+  /// When the device has done what it does now and the windows that it has begun.
+  TimeNs windows_start(TimeNs now) const;
+  /// When work that has no promise is due, so that it gets its share and no more.
+  TimeNs background_due(std::uint32_t tenant, TimeNs cost, TimeNs now);
+  /// What form_batch() left in batch_ is in flight.
+  const FormedBatch& dispatched(TimeNs now);
+  /// How much longer than alone windows take beside what sessions have reserved.
+  double stretch() const;
+
+  SchedulerOptions options_;
+  CostModel cost_;
+  Tenants tenants_;
+  WorkList windows_;
+  WorkHeap steps_;
+  FormedBatch batch_;
+  FormedBatch begun_;
+  TimeNs started_ = 0;
+  TimeNs busy_until_ = 0;  // predicted, of the batch in flight
+  bool busy_ = false;
+  int sessions_ = 0;
+  double reserved_hz_ = 0;
+  double fastest_hz_ = 0;             // of the open sessions
+  std::int64_t window_forwards_ = 0;  // that begun windows still need
+};
+
+}  // namespace cortex
