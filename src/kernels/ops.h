@@ -134,6 +134,27 @@ struct RaggedAttentionArgs {
   const double* item_bins = nullptr;  ///< [items], nominal bins of each window
 };
 
+/// Answers of windows: attention of one query an output and head over the window's latents, folded
+/// so that neither keys nor values are projected. With keys = second(first(x)):
+///   score[r, o, h] = keys[r] . score weight[o * heads + h]
+///   out[i, o]      = sum_h value weight[h] . sum_r softmax_r(score[r, o, h]) keys[r]
+/// over the rows r of item i.
+struct LatentHeadArgs {
+  int heads = 0;
+  std::int64_t latents = 0;  ///< rows of an item
+  NormArgs first;
+  NormArgs second;
+  MatrixView x;                         ///< [items * latents, dim]
+  const LinearWeight* score = nullptr;  ///< [outputs * heads, dim], packed from float32
+  const LinearWeight* value = nullptr;  ///< [1, heads * dim], packed from float32
+  MatrixView out;                       ///< [items, outputs], float32
+
+  /// Room for what lies between; holds nothing afterwards.
+  MatrixView keys;    ///< [items * latents, dim]
+  MatrixView scores;  ///< [items * latents, outputs * heads], float32
+  MatrixView pooled;  ///< [items * outputs * heads, dim], float32
+};
+
 /// Events of windows: an event's token is the sum of three embedding rows.
 struct TokenArgs {
   const float* neuron_table = nullptr;  ///< [neurons, dim]
@@ -159,6 +180,12 @@ struct TokenProjection {
   const void* neuron_table = nullptr;  ///< [neurons, width]
   const void* time_table = nullptr;
   const void* value_table = nullptr;
+  /// Mean square of a token, rms alone: the sum of a part of its neuron and time, of its neuron and
+  /// value, and of its time and value. Null: to be had from the rows of TokenArgs.
+  const float* neuron_time = nullptr;   ///< [neurons, bins]
+  const float* neuron_value = nullptr;  ///< [neurons, value_buckets]
+  const float* time_value = nullptr;    ///< [bins, value_buckets]
+  std::int64_t bins = 0;
   const float* mean_factor = nullptr;  ///< W g [width], layer norm alone
   const float* bias = nullptr;         ///< W b [width], layer norm alone
 };
@@ -348,6 +375,15 @@ class Ops {
   /// of its item, which pool x: out[i * columns + c] = sum_r w[r, c] x[i * rows + r]. `scores` is
   /// overwritten. x [items * rows, dim], out [items * columns, dim].
   virtual void softmax_pool(MatrixView scores, MatrixView x, std::int64_t rows, MatrixView out) = 0;
+  virtual void latent_head(const LatentHeadArgs& args) {
+    normalize(args.first, args.x, args.keys);
+    normalize(args.second, args.keys, args.keys);
+    norm_linear({}, args.keys, *args.score, nullptr, Epilogue::store, args.scores);
+    softmax_pool(args.scores, args.keys, args.latents, args.pooled);
+    const std::int64_t answers = args.out.rows * args.out.cols;
+    norm_linear({}, matrix(args.pooled.data, answers, args.value->in()), *args.value, nullptr,
+                Epilogue::store, matrix(args.out.data, answers, 1));
+  }
   /// out[i] = mean over the rows of item i. x [items * rows, cols], out [items, cols].
   virtual void mean_rows(MatrixView x, std::int64_t rows, MatrixView out) = 0;
 

@@ -29,6 +29,7 @@ void WindowBatch::clear() {
 WindowModel::WindowModel(const ModelFile& file, Ops& ops, int capacity, std::int64_t max_events)
     : config_(file.config), ops_(ops), capacity_(capacity), max_events_(max_events) {
   const std::int64_t dim = config_.dim;
+  activation_ = ops_.activation_dtype(file.precision());
   neuron_table_ = upload(file.at("tokenizer.neuron_emb.weight").f32());
   time_table_ = upload(file.at("tokenizer.time_emb.weight").f32());
   value_table_ = upload(file.at("tokenizer.value_emb.weight").f32());
@@ -73,6 +74,13 @@ WindowModel::WindowModel(const ModelFile& file, Ops& ops, int capacity, std::int
   const Norm norm_q = load_norm(file, cross + "norm_q");
   cross_query_ =
       project(file.at("encoder.latents"), file.linear(cross + "q_proj.weight"), args(norm_q));
+  if (activation_ == DType::bf16) {
+    Tensor wide({config_.latents, dim});
+    ops_.download(wide.f32().data(), cross_query_.f32(), wide.bytes());
+    const Tensor narrow = to_bfloat16(wide);
+    cross_query_ = ops_.allocate(narrow.bytes());
+    ops_.upload(cross_query_, narrow.data(), narrow.bytes());
+  }
 
   if (file.tensors.count("masked_spike_head.proj.weight") &&
       file.tensors.count("masked_spike_head.proj.bias")) {
@@ -90,7 +98,6 @@ WindowModel::WindowModel(const ModelFile& file, Ops& ops, int capacity, std::int
     output_std_.assign(std.begin(), std.end());
   }
 
-  activation_ = ops_.activation_dtype(file.precision());
   residual_ = ops_.residual_dtype(file.precision(), dim);
   const std::int64_t windows = ops_.rounded_items(capacity);
   const std::int64_t events = ops_.rounded_events(max_events);
@@ -186,10 +193,47 @@ void WindowModel::project_token_tables(const ModelFile& file) {
   projection_.neuron_table = keep_table("tokenizer.neuron_emb.weight");
   projection_.time_table = keep_table("tokenizer.time_emb.weight");
   projection_.value_table = keep_table("tokenizer.value_emb.weight");
+  // Tables of squares would cost float32 some of its exactness.
+  if (!layer && activation_ != DType::f32) square_token_tables(file);
   if (!layer) return;
   const std::vector<float> ones(gain.size(), 1.0f);
   projection_.mean_factor = static_cast<const float*>(keep(project(ones, true)));
   projection_.bias = static_cast<const float*>(keep(project(file.at(name + ".bias").f32(), false)));
+}
+
+void WindowModel::square_token_tables(const ModelFile& file) {
+  const Tensor& neuron = file.at("tokenizer.neuron_emb.weight");
+  const Tensor& time = file.at("tokenizer.time_emb.weight");
+  const Tensor& value = file.at("tokenizer.value_emb.weight");
+  // |a + b|^2 = |a|^2 + |b|^2 + 2 a.b, each square counted once over the three pairs.
+  const auto keep = [&](const Tensor& a, bool a_counts, const Tensor& b, bool b_counts) {
+    const auto squares = [&](const Tensor& table, bool counts) {
+      std::vector<double> sums(static_cast<std::size_t>(table.size(0)));
+      for (std::int64_t i = 0; counts && i < table.count(); ++i) {
+        const double x = table.f32()[static_cast<std::size_t>(i)];
+        sums[static_cast<std::size_t>(i / config_.dim)] += x * x;
+      }
+      return sums;
+    };
+    const auto of_a = squares(a, a_counts), of_b = squares(b, b_counts);
+    const auto packed = ops_.pack_linear({b});
+    const Buffer in = upload(a.f32());
+    Tensor sums({a.size(0), b.size(0)});
+    projected_.push_back(ops_.allocate(sums.bytes()));
+    const Buffer& out = projected_.back();
+    ops_.norm_linear({}, matrix(in.f32(), a.size(0), config_.dim), *packed, nullptr,
+                     Epilogue::store, matrix(out.f32(), a.size(0), b.size(0)));
+    ops_.download(sums.f32().data(), out.f32(), sums.bytes());
+    for (std::size_t i = 0; i < sums.f32().size(); ++i)
+      sums.f32()[i] = static_cast<float>(
+          (of_a[i / of_b.size()] + of_b[i % of_b.size()] + 2.0 * sums.f32()[i]) / config_.dim);
+    ops_.upload(out, sums.data(), sums.bytes());
+    return static_cast<const float*>(out.f32());
+  };
+  projection_.neuron_time = keep(neuron, true, time, true);
+  projection_.neuron_value = keep(neuron, false, value, true);
+  projection_.time_value = keep(time, false, value, false);
+  projection_.bins = time.size(0);
 }
 
 void WindowModel::fold_head(const ModelFile& file) {
@@ -286,7 +330,7 @@ void WindowModel::encode_events() {
   cross.heads = config_.heads;
   cross.head_dim = config_.head_dim;
   cross.queries = config_.latents;
-  cross.q = matrix(cross_query_.f32(), config_.latents, dim);
+  cross.q = matrix(cross_query_.f32(), config_.latents, dim, activation_);
   cross.shared_q = true;
   cross.k = kv;
   cross.v = kv.from_column(dim);
@@ -365,27 +409,31 @@ void WindowModel::warm_up() {
 
 void WindowModel::run() {
   const int dim = config_.dim;
-  const int outputs = config_.outputs();
   encode_events();
   for (const Block& block : blocks_) run_block(block);
   ops_.section("head");
-  const MatrixView final = activation_rows(final_, dim);
-  ops_.normalize(args(final_norm_), residual_rows(), final);
-  const MatrixView keys = activation_rows(attention_, dim);
-  ops_.normalize(args(head_norm_), final, keys);
-  const MatrixView scores = latent_rows(head_scores_, outputs * config_.heads);
-  ops_.norm_linear({}, keys, *head_score_, nullptr, Epilogue::store, scores);
-  const std::int64_t answers = static_cast<std::int64_t>(windows_) * outputs;
-  ops_.softmax_pool(scores, keys, config_.latents,
-                    matrix(head_pooled_.f32(), answers * config_.heads, dim));
-  ops_.norm_linear({}, matrix(head_pooled_.f32(), answers, config_.heads * dim), *head_value_,
-                   nullptr, Epilogue::store, matrix(y_.device.f32(), answers, 1));
+  const std::int64_t queries = std::int64_t{config_.outputs()} * config_.heads;
+  LatentHeadArgs head;
+  head.heads = config_.heads;
+  head.latents = config_.latents;
+  head.first = args(final_norm_);
+  head.second = args(head_norm_);
+  head.x = residual_rows();
+  head.score = head_score_.get();
+  head.value = head_value_.get();
+  head.keys = activation_rows(attention_, dim);
+  head.scores = latent_rows(head_scores_, static_cast<int>(queries));
+  head.pooled = matrix(head_pooled_.f32(), windows_ * queries, dim);
+  head.out = matrix(y_.device.f32(), windows_, config_.outputs());
+  ops_.latent_head(head);
 }
 
 std::vector<float> WindowModel::masked_spike_logits() {
   if (!spike_head_) return {};
+  const MatrixView final = activation_rows(final_, config_.dim);
+  ops_.normalize(args(final_norm_), residual_rows(), final);
   const MatrixView pooled = matrix(attention_.f32(), windows_, config_.dim, activation_);
-  ops_.mean_rows(activation_rows(final_, config_.dim), config_.latents, pooled);
+  ops_.mean_rows(final, config_.latents, pooled);
   ops_.norm_linear({}, pooled, *spike_head_, spike_bias_.f32(), Epilogue::store,
                    matrix(logits_.f32(), windows_, config_.value_buckets));
   std::vector<float> logits(static_cast<std::size_t>(windows_ * config_.value_buckets));

@@ -61,6 +61,8 @@ class WindowModel final : public WindowForward {
   /// Folds the head's query into its keys and its output into its values: neither has input in it.
   void fold_head(const ModelFile& file);
   void project_token_tables(const ModelFile& file);
+  /// What the mean square of a token is the sum of.
+  void square_token_tables(const ModelFile& file);
   void run_block(const Block& block);
 
   ModelConfig config_;
@@ -73,7 +75,7 @@ class WindowModel final : public WindowForward {
   Buffer time_table_;
   Buffer value_table_;
   Buffer latents_;
-  Buffer cross_query_;          // [L, D]: no input in it
+  Buffer cross_query_;          // [L, D], as activations are: no input in it
   TokenProjection projection_;  // the cross-attention's K and V
   std::vector<Buffer> projected_;
   std::unique_ptr<LinearWeight> cross_out_;

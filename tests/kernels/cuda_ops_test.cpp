@@ -1,14 +1,11 @@
-#include "kernels/cuda/cuda_ops.h"
-
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
-#include <random>
 #include <string>
 #include <vector>
 
+#include "cuda_kernels.h"
 #include "support/precision_ops.h"
 
 /// Every operation of the CUDA backend against plain C++ in float32 with float64 sums, on poisoned
@@ -17,93 +14,6 @@ namespace cortex {
 namespace {
 
 using testing::PrecisionOps;
-
-constexpr double kFloatTolerance = 1e-5;  // of the largest element
-constexpr double kBf16Tolerance = 1e-2;   // two roundings to 8 bits, one of them of the result
-constexpr double kInt8Tolerance = 5e-3;   // a tie rounded the other way
-
-class CudaKernels : public ::testing::Test {
- protected:
-  void SetUp() override {
-    if (cuda_devices().empty()) GTEST_SKIP() << "no GPU: the CUDA kernels were not run";
-    ops_ = make_cuda_ops(cuda_devices().front().index);
-  }
-
-  std::vector<float> normal(std::size_t n, double scale = 1) {
-    std::normal_distribution<double> draw(0, scale);
-    std::vector<float> v(n);
-    for (float& x : v) x = static_cast<float>(draw(random_));
-    return v;
-  }
-  int below(int n) { return std::uniform_int_distribution<int>(0, n - 1)(random_); }
-
-  /// Device memory that lives as long as the test.
-  template <class T>
-  T* put(const std::vector<T>& values) {
-    memory_.push_back(ops_->allocate(std::max<std::size_t>(values.size() * sizeof(T), 1)));
-    ops_->upload(memory_.back(), values.data(), values.size() * sizeof(T));
-    return memory_.back().as<T>();
-  }
-  /// A matrix on the device, in `dtype`; `values` become what it holds.
-  MatrixView put_matrix(std::vector<float>& values, std::int64_t rows, std::int64_t cols,
-                        DType dtype) {
-    if (dtype == DType::f32) return matrix(put(values), rows, cols);
-    Tensor t({rows, cols});
-    std::copy(values.begin(), values.end(), t.f32().begin());
-    const Tensor narrow = to_bfloat16(t);
-    const Tensor back = to_float(narrow);
-    std::copy(back.f32().begin(), back.f32().end(), values.begin());
-    const auto* const bits = reinterpret_cast<const std::uint16_t*>(narrow.data());
-    return matrix(
-        reinterpret_cast<float*>(put(std::vector<std::uint16_t>(bits, bits + narrow.count()))),
-        rows, cols, DType::bf16);
-  }
-  MatrixView poisoned(std::int64_t rows, std::int64_t cols, DType dtype) {
-    std::vector<float> nans(static_cast<std::size_t>(rows * cols),
-                            std::numeric_limits<float>::quiet_NaN());
-    return put_matrix(nans, rows, cols, dtype);
-  }
-  std::vector<float> get(const MatrixView& m) {
-    const auto n = static_cast<std::size_t>(m.rows * m.cols);
-    std::vector<float> values(n);
-    if (m.dtype == DType::f32) {
-      ops_->download(values.data(), m.data, n * sizeof(float));
-      return values;
-    }
-    std::vector<float> words((n + 1) / 2);
-    ops_->download(words.data(), m.data, n * 2);
-    const auto* const bits = reinterpret_cast<const std::uint16_t*>(words.data());
-    for (std::size_t i = 0; i < n; ++i) values[i] = from_bfloat16(bits[i]);
-    return values;
-  }
-  static void expect_close(const std::vector<float>& actual, const std::vector<float>& expected,
-                           double tolerance, const std::string& what) {
-    ASSERT_EQ(actual.size(), expected.size()) << what;
-    double largest = 1e-30;
-    for (const float x : expected) largest = std::max<double>(largest, std::abs(x));
-    double worst = 0;
-    for (std::size_t i = 0; i < actual.size(); ++i) {
-      const double error = std::abs(actual[i] - expected[i]) / largest;
-      ASSERT_LE(error, tolerance) << what << ", element " << i << ": " << actual[i] << " for "
-                                  << expected[i];
-      worst = std::max(worst, error);
-    }
-    RecordProperty(what, std::to_string(worst));
-  }
-  static double tolerance_of(DType dtype) {
-    return dtype == DType::f32 ? kFloatTolerance : kBf16Tolerance;
-  }
-
-  std::unique_ptr<Ops> ops_;
-  std::vector<Buffer> memory_;
-  std::mt19937_64 random_{7};
-};
-
-Tensor tensor_of(const std::vector<float>& values, Shape shape) {
-  Tensor t(std::move(shape));
-  std::copy(values.begin(), values.end(), t.f32().begin());
-  return t;
-}
 
 struct Linear {
   Tensor weight;
@@ -304,6 +214,15 @@ TEST_F(CudaKernels, RowOperationsEqualTheReference) {
   ops_->repeat_rows(put_matrix(x, 5, 33, DType::f32), out);
   const auto got = get(out);
   for (std::size_t i = 0; i < got.size(); ++i) EXPECT_EQ(got[i], x[i % x.size()]);
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    auto rows = normal(7 * 64);
+    const MatrixView many = poisoned(7 * 23, 64, dtype);
+    ops_->repeat_rows(put_matrix(rows, 7, 64, DType::f32), many);
+    const auto repeated = get(many);
+    for (std::size_t i = 0; i < repeated.size(); ++i)
+      EXPECT_NEAR(repeated[i], rows[i % rows.size()],
+                  dtype == DType::f32 ? 0 : std::abs(rows[i % rows.size()]) / 256);
+  }
 
   const std::vector<std::int64_t> step = {0, 7, 123456789, 50'000'000'000};
   const std::vector<double> periods = {40, 333.3, 4000};

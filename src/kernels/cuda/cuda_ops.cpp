@@ -266,12 +266,38 @@ class CudaOps final : public Ops {
     forget(out.data);
   }
   void ragged_attention(const RaggedAttentionArgs& args) override {
-    cuda::ragged_attention(args, stream_);
+    cuda::ragged_attention(args, linears_->hopper(), stream_);
     forget(args.out.data);
   }
   void softmax_pool(MatrixView scores, MatrixView x, std::int64_t rows, MatrixView out) override {
     cuda::softmax_pool(scores, x, rows, out, stream_);
     forget(out.data);
+  }
+  void latent_head(const LatentHeadArgs& args) override {
+    const auto& score = static_cast<const DeviceLinear&>(*args.score);
+    const auto& value = static_cast<const DeviceLinear&>(*args.value);
+    const bool wide = score.form() == LinearForm::f32 && value.form() == LinearForm::f32;
+    if (!wide || !latent_head_fuses(args)) return Ops::latent_head(args);
+    LatentHeadPlan p;
+    p.x = args.x.data;
+    p.x_stride = args.x.stride;
+    p.x_dtype = args.x.dtype;
+    p.rows = static_cast<int>(args.x.rows);
+    p.dim = static_cast<int>(args.x.cols);
+    p.latents = static_cast<int>(args.latents);
+    p.heads = args.heads;
+    p.scores = static_cast<int>(score.out());
+    p.first_gain = args.first.gain;
+    p.second_gain = args.second.gain;
+    p.first_eps = args.first.eps;
+    p.second_eps = args.second.eps;
+    p.score = static_cast<const float*>(score.data());
+    p.value = static_cast<const float*>(value.data());
+    p.products = args.keys.data;
+    p.out = args.out.data;
+    p.out_stride = args.out.stride;
+    cuda::latent_head(p, stream_);
+    forget(args.out.data);
   }
   void mean_rows(MatrixView x, std::int64_t rows, MatrixView out) override {
     cuda::mean_rows(x, rows, out, stream_);

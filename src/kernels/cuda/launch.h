@@ -52,14 +52,39 @@ void narrow8_rows(const MatrixView& x, const float* squares, std::uint8_t* out, 
 /// Rows of norm(x), each to int8 by its own scale: out [rows, stride], 0 beyond x.cols.
 void quantize_rows(const NormArgs& norm, const MatrixView& x, std::int8_t* out, std::int64_t stride,
                    float* scale, cudaStream_t stream);
+/// x float32, out float32 or bf16.
 void repeat_rows(const MatrixView& x, const MatrixView& out, cudaStream_t stream);
 void mean_rows(const MatrixView& x, std::int64_t rows, const MatrixView& out, cudaStream_t stream);
 void softmax_pool(const MatrixView& scores, const MatrixView& x, std::int64_t rows,
                   const MatrixView& out, cudaStream_t stream);
+/// LatentHeadArgs with the weights' rows, dense.
+struct LatentHeadPlan {
+  const void* x = nullptr;  ///< [rows, dim], rows of 16 aligned bytes
+  std::int64_t x_stride = 0;
+  DType x_dtype = DType::f32;
+  int rows = 0;
+  int dim = 0;
+  int latents = 0;
+  int heads = 0;
+  int scores = 0;  ///< outputs * heads
+  const float* first_gain = nullptr;
+  const float* second_gain = nullptr;
+  float first_eps = 0;
+  float second_eps = 0;
+  const float* score = nullptr;  ///< [scores, dim]
+  const float* value = nullptr;  ///< [heads, dim]
+  float* products = nullptr;     ///< [items, scores + heads, latents], in the room of the keys
+  float* out = nullptr;
+  std::int64_t out_stride = 0;
+};
+/// Whether the norms, types and sizes are such that latent_head() takes them.
+bool latent_head_fuses(const LatentHeadArgs& args);
+void latent_head(const LatentHeadPlan& plan, cudaStream_t stream);
 void phases(const PhaseArgs& args, cudaStream_t stream);
 void project_tokens(const TokenArgs& tokens, const TokenProjection& projection,
                     const MatrixView& out, cudaStream_t stream);
-void ragged_attention(const RaggedAttentionArgs& args, cudaStream_t stream);
+/// `hopper`: the device runs the kernels of sm_90a.
+void ragged_attention(const RaggedAttentionArgs& args, bool hopper, cudaStream_t stream);
 void additive_bag(const StreamTables& tables, const StreamEvents& events, const MatrixView& out,
                   cudaStream_t stream);
 void stream_cross_attention(const StreamTables& tables, const StreamEvents& events,

@@ -1,35 +1,16 @@
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/ragged_attention.cuh"
+#include "kernels/cuda/ragged_attention_sm90.h"
 
 /// Attention of windows: over events, behind the band mask, and among latents.
 namespace cortex::cuda {
 namespace {
 
-constexpr int kHeadDim = 64;    // of the fast kernel
+constexpr int kHeadDim = 64;    // of the fast kernels
 constexpr int kKeys = 64;       // of a tile
 constexpr int kListed = 512;    // tiles looked through at once
 constexpr int kFull = 1 << 30;  // every query of the block sees every key of the tile
-
-/// The bins [low, high] that query i of an item sees: exactly |centre - bin| <= reach in float64.
-struct Band {
-  int low = INT32_MIN;
-  int high = INT32_MAX;
-};
-
-__device__ Band band_of(const RaggedAttentionArgs& a, int item, std::int64_t i) {
-  Band band;
-  if (!a.key_bins) return band;
-  const double centre = static_cast<double>(i) * a.item_bins[item] / static_cast<double>(a.queries);
-  const auto sees = [&](double bin) { return fabs(centre - bin) <= a.reach_bins; };
-  double low = ceil(centre - a.reach_bins), high = floor(centre + a.reach_bins);
-  if (sees(low - 1)) --low;
-  if (!sees(low)) ++low;
-  if (sees(high + 1)) ++high;
-  if (!sees(high)) --high;
-  band.low = static_cast<int>(fmin(fmax(low, -1e9), 1e9));
-  band.high = static_cast<int>(fmin(fmax(high, -1e9), 1e9));
-  return band;
-}
 
 /// 16 bytes of bf16 of a query's row.
 template <class Q>
@@ -307,8 +288,9 @@ void launch_flash(const RaggedAttentionArgs& a, cudaStream_t stream) {
 
 }  // namespace
 
-void ragged_attention(const RaggedAttentionArgs& a, cudaStream_t stream) {
+void ragged_attention(const RaggedAttentionArgs& a, bool hopper, cudaStream_t stream) {
   if (a.items == 0 || a.queries == 0) return;
+  if (hopper && ragged_attention_sm90_takes(a)) return ragged_attention_sm90(a, stream);
   const bool wide_q = a.q.dtype == DType::f32;
   if (a.k.dtype == DType::bf16 && a.head_dim == kHeadDim && a.k.stride % 8 == 0 &&
       a.v.stride % 8 == 0 && a.q.stride % 8 == 0 && a.out.stride % 2 == 0)

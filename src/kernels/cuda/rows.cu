@@ -196,15 +196,28 @@ __global__ void quantize(const NormArgs norm, const MatrixView x, std::int8_t* o
   if (lane == 0) scale[m] = top / 127.0f;
 }
 
-__global__ void repeat(const MatrixView x, const MatrixView out) {
+constexpr int kRepeatThreads = 256;
+constexpr int kRepeatEach = 4;  // of a thread
+
+/// kWide: four columns at a time.
+template <class Y, bool kWide>
+__global__ void __launch_bounds__(kRepeatThreads) repeat(const MatrixView x, const MatrixView out) {
+  constexpr int kVector = kWide ? 4 : 1;
   begin_kernel();
-  const std::int64_t i = blockIdx.x;
-  const float* const from = x.data + i % x.rows * x.stride;
-  for (std::int64_t d = threadIdx.x; d < out.cols; d += blockDim.x) {
-    if (out.dtype == DType::f32)
-      out.data[i * out.stride + d] = from[d];
+  const auto vectors = static_cast<unsigned>(out.cols / kVector);
+  const auto rows = static_cast<unsigned>(x.rows);
+  const unsigned first = blockIdx.x * (kRepeatThreads * kRepeatEach) + threadIdx.x;
+#pragma unroll
+  for (int i = 0; i < kRepeatEach; ++i) {
+    const unsigned at = first + i * kRepeatThreads, row = at / vectors;
+    const std::int64_t column = static_cast<std::int64_t>(at % vectors) * kVector;
+    if (row >= out.rows) return;
+    const float* const from = x.data + static_cast<std::int64_t>(row % rows) * x.stride + column;
+    Y* const to = reinterpret_cast<Y*>(out.data) + row * out.stride + column;
+    if constexpr (kWide)
+      store_four(to, four(from));
     else
-      reinterpret_cast<Bf16*>(out.data)[i * out.stride + d] = __float2bfloat16_rn(from[d]);
+      *to = narrow_to<Y>(*from);
   }
 }
 
@@ -324,7 +337,12 @@ void quantize_rows(const NormArgs& norm, const MatrixView& x, std::int8_t* out, 
 
 void repeat_rows(const MatrixView& x, const MatrixView& out, cudaStream_t stream) {
   if (out.rows == 0) return;
-  launch(repeat, dim3(static_cast<unsigned>(out.rows)), 128, 0, stream, x, out);
+  const bool wide = out.cols % 4 == 0 && x.stride % 4 == 0 && out.stride % 4 == 0;
+  auto* const kernel = out.dtype == DType::f32 ? (wide ? repeat<float, true> : repeat<float, false>)
+                                               : (wide ? repeat<Bf16, true> : repeat<Bf16, false>);
+  launch(kernel,
+         dim3(blocks_of(out.rows * out.cols / (wide ? 4 : 1), kRepeatThreads * kRepeatEach)),
+         kRepeatThreads, 0, stream, x, out);
 }
 
 void mean_rows(const MatrixView& x, std::int64_t rows, const MatrixView& out, cudaStream_t stream) {

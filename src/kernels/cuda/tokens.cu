@@ -1,7 +1,10 @@
+#include <algorithm>
+#include <type_traits>
+
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/launch.h"
 
-/// The fused spike tokenizer of windows: three rows gathered, summed and scaled, an event a warp.
+/// The fused spike tokenizer of windows: three rows gathered, summed and scaled.
 namespace cortex::cuda {
 namespace {
 
@@ -73,7 +76,73 @@ __device__ float2 token_statistics(const TokenArgs& t, const TokenProjection& p,
   return {mean, rsqrtf(warp_sum(square) / n + p.eps)};
 }
 
-/// Table and out rows as one kind of vectors; kWide: `width` fills them.
+constexpr int kSliceBytes = 128;
+constexpr int kSliceLanes = kSliceBytes / 16;
+constexpr int kSliceEvents = kWarp / kSliceLanes;  // that a warp stores at once
+constexpr int kSliceThreads = 1024;
+constexpr int kFewThreads = 128;
+constexpr std::int64_t kSliceBlocks = 132;  // persistent: one a multiprocessor
+
+/// A block keeps to one slice of 128 bytes of every row, so that its part of the tables stays in
+/// the first cache; a warp takes 32 events at a time.
+template <class T>
+__global__ void __launch_bounds__(kSliceThreads, 1)
+    project_slices(const TokenArgs t, const TokenProjection p, const MatrixView out, int slices) {
+  using V = Vector<T>;
+  struct Event {
+    int neuron, bin, value;
+  };
+  let_next_begin();
+  const int lane = threadIdx.x % kWarp, warps = blockDim.x / kWarp;
+  const int column = blockIdx.x % slices * kSliceLanes * V::kSize + lane % kSliceLanes * V::kSize;
+  const T* const neurons = static_cast<const T*>(p.neuron_table) + column;
+  const T* const times = static_cast<const T*>(p.time_table) + column;
+  const T* const values = static_cast<const T*>(p.value_table) + column;
+  T* const to = reinterpret_cast<T*>(out.data) + column;
+  const auto load = [&](std::int64_t e) {
+    Event event = {};
+    if (e < t.events)
+      event = {__ldcg(t.neuron + e), __ldcg(t.bin + e),
+               min(__ldcg(t.value + e), t.value_buckets - 1)};
+    return event;
+  };
+  const std::int64_t step = static_cast<std::int64_t>(gridDim.x / slices) * warps * kWarp;
+  std::int64_t first =
+      (static_cast<std::int64_t>(blockIdx.x / slices) * warps + threadIdx.x / kWarp) * kWarp;
+  Event event = load(first + lane);
+  // Events and tables are no kernel's results; what is stored over may still be read.
+  wait_for_previous();
+  for (; first < t.events; first += step) {
+    const Event next = load(first + step + lane);
+    float factor = 1;
+    if (p.norm != NormArgs::Kind::none) {
+      const float square =
+          __ldcg(p.neuron_time + event.neuron * p.bins + event.bin) +
+          __ldcg(p.neuron_value + static_cast<std::int64_t>(event.neuron) * t.value_buckets +
+                 event.value) +
+          __ldcg(p.time_value + static_cast<std::int64_t>(event.bin) * t.value_buckets +
+                 event.value);
+      factor = rsqrtf(fmaxf(square, 0.0f) + p.eps);
+    }
+#pragma unroll 4
+    for (int i = 0; i < kWarp / kSliceEvents; ++i) {
+      const int from = i * kSliceEvents + lane / kSliceLanes;
+      const std::int64_t n = __shfl_sync(kAllLanes, event.neuron, from);
+      const std::int64_t b = __shfl_sync(kAllLanes, event.bin, from);
+      const std::int64_t v = __shfl_sync(kAllLanes, event.value, from);
+      const float own = __shfl_sync(kAllLanes, factor, from);
+      const V x = V::load(neurons + n * p.width), y = V::load(times + b * p.width),
+              z = V::load(values + v * p.width);
+      V sum;
+#pragma unroll
+      for (int d = 0; d < V::kSize; ++d) sum.v[d] = (x.v[d] + y.v[d] + z.v[d]) * own;
+      if (first + from < t.events) sum.store(to + (first + from) * out.stride);
+    }
+    event = next;
+  }
+}
+
+/// An event a warp. Table and out rows as one kind of vectors; kWide: `width` fills them.
 template <class T, class Y, bool kWide>
 __global__ void __launch_bounds__(kEventWarps* kWarp)
     project(const TokenArgs t, const TokenProjection p, const MatrixView out) {
@@ -117,6 +186,18 @@ void launch_project(const TokenArgs& t, const TokenProjection& p, const MatrixVi
                     cudaStream_t stream) {
   const dim3 grid(blocks_of(t.events, kEventWarps));
   if constexpr (std::is_same_v<T, Y>) {
+    constexpr int kSlice = kSliceBytes / static_cast<int>(sizeof(T));
+    const bool known = p.norm == NormArgs::Kind::none ||
+                       (p.norm == NormArgs::Kind::rms && p.neuron_time != nullptr);
+    if (known && p.width % kSlice == 0 && out.stride % Vector<T>::kSize == 0) {
+      const auto slices = static_cast<int>(p.width / kSlice);
+      const std::int64_t most = std::max<std::int64_t>(kSliceBlocks / slices, 1);
+      const bool few = blocks_of(t.events, kFewThreads) <= most;
+      const int threads = few ? kFewThreads : kSliceThreads;
+      const auto groups = std::min<std::int64_t>(blocks_of(t.events, threads), most);
+      return launch(project_slices<T>, dim3(static_cast<unsigned>(groups * slices)), threads, 0,
+                    stream, t, p, out, slices);
+    }
     if (p.width % Vector<T>::kSize == 0 && out.stride % Vector<T>::kSize == 0)
       return launch(project<T, Y, true>, grid, kEventWarps * kWarp, 0, stream, t, p, out);
   }
