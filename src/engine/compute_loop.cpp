@@ -72,13 +72,14 @@ void LocalEngine::start_decodes() {
 void LocalEngine::run_stream_batch() {
   if (batch_sessions_.empty()) return;
   const std::int64_t started = clock_.now();
-  stream_batch_.clear();
+  StreamBatch& batch = stream_->batch();
+  batch.clear();
   for (Session* session : batch_sessions_) {
     if (session->front().started_ns == 0) session->front().started_ns = started;
     session->advance(bins_per_step_, info_.context_steps);
-    session->append_to(stream_batch_, bins_per_step_);
+    session->append_to(batch, bins_per_step_);
   }
-  const auto behavior = stream_->forward(stream_batch_);
+  const auto behavior = stream_->forward();
   const auto outputs = static_cast<std::size_t>(config_.outputs());
   batches_.add();
   for (std::size_t i = 0; i < batch_sessions_.size(); ++i) {

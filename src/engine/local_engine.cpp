@@ -155,10 +155,6 @@ void LocalEngine::reserve_streams(const ModelFile& file) {
   stream_ = std::make_unique<StreamModel>(
       file, *ops_, options_.max_batch,
       StreamPages{pool_memory_.as<std::byte>(), layout_.page_bytes(), layout_.page_steps, cached});
-  stream_batch_.reserve(
-      options_.max_batch,
-      static_cast<std::int64_t>(config_.receptive_steps) * config_.max_events_per_step,
-      layout_.pages_per_session());
   ready_.reserve(static_cast<std::size_t>(total));
   for (int i = 0; i < kDecoders; ++i) {
     decoders_.push_back(

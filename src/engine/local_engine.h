@@ -110,7 +110,6 @@ class LocalEngine final : public Engine {
   std::vector<std::uint64_t> batch_keys_;
   std::vector<Session*> batch_sessions_;
   std::vector<Refusal> refusals_;  // stateless requests too late to start
-  StreamBatch stream_batch_;
   WindowBatch window_batch_;
 
   Counter batches_;

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cortex/events.h>
+
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -13,23 +15,29 @@
 
 namespace cortex {
 
-/// One step each of up to `capacity` streams, as the engine packs it in host memory.
+/// One step each of some streams, in a model's memory: of every stream the events of each recent
+/// step, oldest first and its own last, then add_step().
 struct StreamBatch {
   int steps = 0;
   std::vector<std::int64_t> step;    ///< [steps] number of the step
   std::vector<std::int32_t> indptr;  ///< as in StreamEvents and PagedKv
   std::vector<std::int32_t> present;
-  std::vector<std::int32_t> unit;
-  std::vector<std::int32_t> value;
-  std::vector<std::int32_t> offset;
   std::vector<std::int32_t> page_indptr;
   std::vector<std::int32_t> pages;
   std::vector<std::int32_t> slot;
   std::vector<std::int32_t> live;
+  std::span<StreamEvent> room;  ///< for the events, of which there are indptr.back()
 
-  /// Empty, with room for `steps` steps of `events` recent events and `pages` pages each.
-  void reserve(int steps, std::int64_t events, int pages);
   void clear();
+  /// Events of one recent step of the stream whose present step ends before bin `end_bin`.
+  /// std::length_error where the model has no room for them.
+  void add_events(std::span<const Event> events, std::int64_t end_bin);
+  void add_step(std::int64_t number, std::span<const std::int32_t> stream_pages,
+                std::int32_t slot_of_step, std::int32_t live_steps);
+
+ private:
+  std::size_t begin_ = 0;  // of the latest events
+  std::size_t end_ = 0;
 };
 
 /// The pool of K and V that a stream model works on; it outlives the model.
@@ -47,9 +55,11 @@ class StreamModel {
   /// Uploads the weights and projects the tables. `capacity`: most steps a forward takes.
   StreamModel(const ModelFile& file, Ops& ops, int capacity, const StreamPages& pages);
 
+  /// What the next forward runs: cleared and filled before each.
+  StreamBatch& batch() { return batch_; }
   /// Runs the batch: appends K and V of each step to its pages, and leaves the behaviour in
   /// physical units in the returned [steps, outputs], valid until the next call.
-  std::span<const float> forward(const StreamBatch& batch);
+  std::span<const float> forward();
   /// Where the backend keeps calls: runs an empty batch of every size that it tells apart, so that
   /// from then on no forward is a first one.
   void warm_up();
@@ -78,9 +88,12 @@ class StreamModel {
   void project_scores(std::span<const float> unit_kv, std::span<const float> value_kv,
                       std::span<const float> query);
   void project_tables(const ModelFile& file);
+  void reserve_inputs(std::size_t steps, std::size_t events);
+  /// Of the batch without its events, padded to `steps` steps.
+  std::size_t header_bytes(std::size_t steps) const;
   /// Lays the batch, padded to `steps` steps, into shared memory.
-  void send_batch(const StreamBatch& batch, int steps);
-  void forward_padded(const StreamBatch& batch, int steps);
+  void send_batch(int steps);
+  void forward_padded(int steps);
   void run(int steps);
   NormArgs rms(const Buffer& gain) const;
 
@@ -108,9 +121,12 @@ class StreamModel {
   Buffer normed_;
   DType activation_ = DType::f32;
   SharedBuffer y_;
-  SharedBuffer inputs_;           // the batch
-  std::int64_t most_events_ = 0;  // recent events of a stream
-  int page_count_ = 0;            // of a stream
+  StreamBatch batch_;
+  // The batch: its events from events_at_ on, and all else so that it ends there, one run to send
+  // whose addresses depend on the padded number of steps alone.
+  SharedBuffer inputs_;
+  std::size_t events_at_ = 0;
+  int page_count_ = 0;  // of a stream
   Buffer periods_;
   Buffer cosines_;
   Buffer sines_;
