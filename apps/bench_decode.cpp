@@ -96,8 +96,6 @@ class StreamDecoder final : public BenchDecoder {
                {pool_.as<std::byte>(), layout_.page_bytes(), layout_.page_steps, cached_}),
         random_(options.seed) {
     ops.clear(pool_);
-    batch_.reserve(options.batch, config_.receptive_steps * options.events,
-                   layout_.pages_per_session());
     for (int i = 0; i < options.batch; ++i)
       streams_.emplace_back(0, config_.receptive_steps, config_.window_steps,
                             static_cast<int>(std::max<std::int64_t>(options.events, 1)));
@@ -109,16 +107,21 @@ class StreamDecoder final : public BenchDecoder {
 
   void prepare() override {
     const int bins = config_.bins_per_step();
-    batch_.clear();
-    for (std::size_t i = 0; i < streams_.size(); ++i) {
-      StreamState& stream = streams_[i];
+    StreamBatch& batch = model_.batch();
+    batch.clear();
+    std::vector<std::int32_t> pages(static_cast<std::size_t>(layout_.pages_per_session()));
+    std::iota(pages.begin(), pages.end(), 0);
+    for (StreamState& stream : streams_) {
       stream.push(random_events(random_, options_.events, config_.unit_count(),
                                 stream.next_step() * bins, bins));
-      append(stream, static_cast<std::int32_t>(i), (stream.step() + 1) * bins);
+      for (int i = 0; i < stream.recent_steps(); ++i)
+        batch.add_events(stream.recent(i), (stream.step() + 1) * bins);
+      batch.add_step(stream.step(), pages, stream.slot(), stream.live_steps());
+      for (std::int32_t& page : pages) page += layout_.pages_per_session();
     }
   }
 
-  std::span<const float> forward() override { return model_.forward(batch_); }
+  std::span<const float> forward() override { return model_.forward(); }
   ForwardFlops flops() const override {
     return stream_flops(config_, options_.batch, options_.events);
   }
@@ -126,26 +129,6 @@ class StreamDecoder final : public BenchDecoder {
   std::size_t resident_bytes() const override { return model_.resident_bytes(); }
 
  private:
-  void append(const StreamState& stream, std::int32_t index, std::int64_t end_bin) {
-    for (int i = 0; i < stream.recent_steps(); ++i) {
-      if (i == stream.recent_steps() - 1)
-        batch_.present.push_back(static_cast<std::int32_t>(batch_.unit.size()));
-      for (const Event& e : stream.recent(i)) {
-        batch_.unit.push_back(e.unit);
-        batch_.value.push_back(e.value);
-        batch_.offset.push_back(static_cast<std::int32_t>(end_bin - 1 - e.bin));
-      }
-    }
-    batch_.indptr.push_back(static_cast<std::int32_t>(batch_.unit.size()));
-    batch_.step.push_back(stream.step());
-    for (std::int32_t p = 0; p < layout_.pages_per_session(); ++p)
-      batch_.pages.push_back(index * layout_.pages_per_session() + p);
-    batch_.page_indptr.push_back(static_cast<std::int32_t>(batch_.pages.size()));
-    batch_.slot.push_back(stream.slot());
-    batch_.live.push_back(stream.live_steps());
-    ++batch_.steps;
-  }
-
   ModelConfig config_;
   DecoderOptions options_;
   DType cached_;
@@ -153,7 +136,6 @@ class StreamDecoder final : public BenchDecoder {
   PageLayout layout_;
   Buffer pool_;
   StreamModel model_;
-  StreamBatch batch_;
   std::vector<StreamState> streams_;
   std::uint64_t random_;
 };

@@ -64,9 +64,6 @@ class StreamLoad final : public Load {
     model_ = std::make_unique<StreamModel>(
         file, ops, batch,
         StreamPages{pool_.as<std::byte>(), layout.page_bytes(), layout.page_steps, cached});
-    batch_.reserve(batch,
-                   static_cast<std::int64_t>(config_.receptive_steps) * config_.max_events_per_step,
-                   layout.pages_per_session());
     for (int b = 0; b < batch; ++b) {
       sessions_.push_back(std::make_unique<Session>(0, config_, SessionOptions{}, 1, 0));
       sessions_.back()->pages = pages.acquire(layout.pages_per_session()).value_or_throw();
@@ -74,16 +71,16 @@ class StreamLoad final : public Load {
   }
   void prepare() override {
     const int bins = config_.bins_per_step();
-    batch_.clear();
+    model_->batch().clear();
     for (const auto& session : sessions_) {
       auto events =
           random_events(random_, config_, events_, session->state.next_step() * bins, bins);
       events.resize(canonicalize(events));
       session->state.push(events);
-      session->append_to(batch_, bins);
+      session->append_to(model_->batch(), bins);
     }
   }
-  void forward() override { (void)model_->forward(batch_); }
+  void forward() override { (void)model_->forward(); }
   /// Until every step of the window is live: later forwards all cost the same.
   int warm_forwards() const override { return config_.window_steps + kWarmForwards; }
 
@@ -93,7 +90,6 @@ class StreamLoad final : public Load {
   Buffer pool_;
   std::unique_ptr<StreamModel> model_;
   std::vector<std::unique_ptr<Session>> sessions_;
-  StreamBatch batch_;
   std::mt19937_64 random_{1};
 };
 

@@ -240,22 +240,20 @@ StreamTables random_tables(Bench& b) {
 void add_stream_events(const BenchPtr& b, int batch) {
   const ModelConfig& c = b->config();
   const int recent = c.receptive_steps * kStepEvents;
-  std::vector<std::int32_t> indptr = {0}, present, unit, value, offset;
+  std::vector<std::int32_t> indptr = {0}, present;
+  std::vector<StreamEvent> packed;
   std::uint64_t state = 1;
   for (int i = 0; i < batch; ++i) {
     for (int s = 0; s < c.receptive_steps; ++s) {
-      if (s == c.receptive_steps - 1) present.push_back(static_cast<std::int32_t>(unit.size()));
-      for (const Event& e : random_events(state, kStepEvents, kUnits, 0, c.bins_per_step())) {
-        unit.push_back(e.unit);
-        value.push_back(e.value);
-        offset.push_back(
-            static_cast<std::int32_t>((c.receptive_steps - s) * c.bins_per_step() - 1 - e.bin));
-      }
+      if (s == c.receptive_steps - 1) present.push_back(static_cast<std::int32_t>(packed.size()));
+      for (const Event& e : random_events(state, kStepEvents, kUnits, 0, c.bins_per_step()))
+        packed.push_back(
+            {e.unit, e.value,
+             static_cast<std::int32_t>((c.receptive_steps - s) * c.bins_per_step() - 1 - e.bin)});
     }
-    indptr.push_back(static_cast<std::int32_t>(unit.size()));
+    indptr.push_back(static_cast<std::int32_t>(packed.size()));
   }
-  const StreamEvents events{batch,         b->keep(indptr), b->keep(present),
-                            b->keep(unit), b->keep(value),  b->keep(offset)};
+  const StreamEvents events{batch, b->keep(indptr), b->keep(present), b->keep(packed)};
   const StreamTables tables = random_tables(*b);
   const std::int64_t rows = std::int64_t{batch} * c.latents;
   const MatrixView out = b->rows(rows, c.dim);

@@ -13,32 +13,39 @@ StreamState::StreamState(std::int64_t first_step, int receptive_steps, int windo
       step_(first_step - 1),
       max_events_(static_cast<std::size_t>(max_events)),
       events_(static_cast<std::size_t>(receptive_steps) * max_events_),
-      counts_(static_cast<std::size_t>(receptive_steps), 0) {}
+      starts_(static_cast<std::size_t>(receptive_steps) + 1, 0) {}
 
 void StreamState::restart(std::int64_t first_step) {
   first_step_ = first_step;
   step_ = first_step - 1;
+  recent_steps_ = 0;
 }
 
 void StreamState::push(std::span<const Event> events) {
   ++step_;
-  const auto row = static_cast<std::size_t>(step_ % receptive_steps_);
-  counts_[row] = std::min(events.size(), max_events_);
-  std::copy_n(events.begin(), counts_[row],
-              events_.begin() + static_cast<std::ptrdiff_t>(row * max_events_));
+  if (recent_steps_ == receptive_steps_) {
+    // The oldest step goes; the others move up.
+    const auto place = [&](std::size_t i) {
+      return events_.begin() + static_cast<std::ptrdiff_t>(i);
+    };
+    const std::size_t gone = starts_[1];
+    std::move(place(gone), place(starts_.back()), events_.begin());
+    for (std::size_t i = 1; i < starts_.size(); ++i) starts_[i - 1] = starts_[i] - gone;
+    --recent_steps_;
+  }
+  const auto row = static_cast<std::size_t>(recent_steps_++);
+  const std::size_t count = std::min(events.size(), max_events_);
+  std::copy_n(events.begin(), count, events_.begin() + static_cast<std::ptrdiff_t>(starts_[row]));
+  starts_[row + 1] = starts_[row] + count;
 }
 
 int StreamState::live_steps() const {
   return static_cast<int>(std::min<std::int64_t>(window_steps_, step_ - first_step_ + 1));
 }
 
-int StreamState::recent_steps() const {
-  return static_cast<int>(std::min<std::int64_t>(receptive_steps_, step_ - first_step_ + 1));
-}
-
 std::span<const Event> StreamState::recent(int i) const {
-  const auto row = static_cast<std::size_t>((step_ - recent_steps() + 1 + i) % receptive_steps_);
-  return {events_.data() + row * max_events_, counts_[row]};
+  const auto row = static_cast<std::size_t>(i);
+  return {events_.data() + starts_[row], starts_[row + 1] - starts_[row]};
 }
 
 std::size_t canonicalize(std::span<Event> events) {

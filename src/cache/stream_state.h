@@ -29,7 +29,7 @@ class StreamState {
   /// Slot of the present step: step mod window.
   int slot() const { return static_cast<int>(step_ % window_steps_); }
 
-  int recent_steps() const;  ///< steps of events held, at most C
+  int recent_steps() const { return recent_steps_; }  ///< steps of events held, at most C
   /// Events of a recent step, 0 the oldest.
   std::span<const Event> recent(int i) const;
 
@@ -39,8 +39,11 @@ class StreamState {
   std::int64_t first_step_;
   std::int64_t step_;
   std::size_t max_events_;
-  std::vector<Event> events_;  // [receptive_steps, max_events], step s in row s mod C
-  std::vector<std::size_t> counts_;
+  int recent_steps_ = 0;
+  // Oldest first and without gaps: a batch of many sessions reads few cache lines of each. Step i
+  // has events [starts_[i], starts_[i + 1]).
+  std::vector<Event> events_;
+  std::vector<std::size_t> starts_;
 };
 
 /// Sorts by (bin, unit) and adds up duplicates in place; the new length. Sums saturate.

@@ -145,16 +145,17 @@ std::span<const float> LocalEngine::forward() {
 }
 
 std::span<const float> LocalEngine::forward_streams() {
-  stream_batch_.clear();
+  StreamBatch& batch = stream_->batch();
+  batch.clear();
   for (Session* session : batch_sessions_) {
     StreamJob& job = session->front();
     if (!job.begun) job.started_ns = started_ns_;
     job.begun = true;
     session->advance(bins_per_step_, info_.context_steps);
-    session->append_to(stream_batch_, bins_per_step_);
+    session->append_to(batch, bins_per_step_);
   }
   batch_.forward_ns = clock_.now();
-  return stream_->forward(stream_batch_);
+  return stream_->forward();
 }
 
 std::span<const float> LocalEngine::forward_windows() {

@@ -172,10 +172,6 @@ void LocalEngine::reserve_streams(const ModelFile& file) {
   sessions_.emplace(pages, per_session);
   pool_bytes_ = static_cast<std::size_t>(layout_.page_bytes()) *
                 static_cast<std::size_t>(pages + kDecoders * per_session);
-  stream_batch_.reserve(
-      options_.max_batch,
-      static_cast<std::int64_t>(config_.receptive_steps) * config_.max_events_per_step,
-      layout_.pages_per_session());
   for (int i = 0; i < kDecoders; ++i) {
     decoders_.push_back(
         std::make_unique<Session>(SessionId{0}, config_, SessionOptions{}, 1,

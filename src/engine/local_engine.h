@@ -182,7 +182,6 @@ class LocalEngine final : public Engine {
     std::int64_t submitted_ns;
   };
   std::vector<Refused> refused_;  // stateless requests that were given up
-  StreamBatch stream_batch_;
   WindowBatch window_batch_;
 
   Counters count_;

@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <numeric>
+#include <vector>
 
 #include "engine/local_engine.h"
 
@@ -19,27 +21,22 @@ constexpr int kManyWindowKeys = 1024;
 
 TimeNs LocalEngine::time_forward(int rows, int keys) {
   if (streams()) {
-    stream_batch_.clear();
-    const std::int32_t pages = layout_.pages_per_session();
-    const int bins = bins_per_step_, window = config_.window_steps,
-              recent = config_.receptive_steps;
-    StreamBatch& b = stream_batch_;
+    StreamBatch& batch = stream_->batch();
+    batch.clear();
+    const int bins = bins_per_step_, window = config_.window_steps;
+    std::vector<Event> events;
+    std::vector<std::int32_t> pages(static_cast<std::size_t>(layout_.pages_per_session()));
+    std::iota(pages.begin(), pages.end(), 0);
     for (int row = 0; row < rows; ++row) {
-      for (int step = 0; step < recent; ++step) {
-        if (step == recent - 1) b.present.push_back(static_cast<std::int32_t>(b.unit.size()));
-        for (int key = 0; key < keys; ++key) {
-          b.unit.push_back(key / bins % config_.unit_count());
-          b.value.push_back(1);
-          b.offset.push_back((recent - step) * bins - 1 - key % bins);
-        }
+      for (int step = 0; step < config_.receptive_steps; ++step) {
+        events.clear();
+        for (int key = 0; key < keys; ++key)
+          events.push_back({key / bins % config_.unit_count(), 1,
+                            static_cast<std::int64_t>(step) * bins + key % bins});
+        batch.add_events(events, static_cast<std::int64_t>(config_.receptive_steps) * bins);
       }
-      b.indptr.push_back(static_cast<std::int32_t>(b.unit.size()));
-      b.step.push_back(window);
-      for (std::int32_t p = 0; p < pages; ++p) b.pages.push_back(row * pages + p);
-      b.page_indptr.push_back(static_cast<std::int32_t>(b.pages.size()));
-      b.slot.push_back(0);
-      b.live.push_back(window);
-      ++b.steps;
+      batch.add_step(window, pages, 0, window);
+      for (std::int32_t& page : pages) page += layout_.pages_per_session();
     }
   } else {
     window_batch_.clear();
@@ -56,7 +53,7 @@ TimeNs LocalEngine::time_forward(int rows, int keys) {
   const Clock& clock = RealClock::instance();
   const TimeNs started = clock.now();
   if (streams())
-    (void)stream_->forward(stream_batch_);
+    (void)stream_->forward();
   else
     (void)window_->forward(window_batch_);
   return clock.now() - started;

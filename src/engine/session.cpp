@@ -59,21 +59,8 @@ void Session::advance(int bins_per_step, int context_steps) {
 void Session::append_to(StreamBatch& batch, int bins_per_step) const {
   const std::int64_t end_bin = (state.step() + 1) * bins_per_step;
   const int recent = state.recent_steps();
-  for (int i = 0; i < recent; ++i) {
-    if (i == recent - 1) batch.present.push_back(static_cast<std::int32_t>(batch.unit.size()));
-    for (const Event& e : state.recent(i)) {
-      batch.unit.push_back(e.unit);
-      batch.value.push_back(e.value);
-      batch.offset.push_back(static_cast<std::int32_t>(end_bin - 1 - e.bin));
-    }
-  }
-  batch.indptr.push_back(static_cast<std::int32_t>(batch.unit.size()));
-  batch.step.push_back(state.step());
-  batch.pages.insert(batch.pages.end(), pages.begin(), pages.end());
-  batch.page_indptr.push_back(static_cast<std::int32_t>(batch.pages.size()));
-  batch.slot.push_back(state.slot());
-  batch.live.push_back(state.live_steps());
-  ++batch.steps;
+  for (int i = 0; i < recent; ++i) batch.add_events(state.recent(i), end_bin);
+  batch.add_step(state.step(), pages, state.slot(), state.live_steps());
 }
 
 }  // namespace cortex

@@ -190,14 +190,19 @@ struct TokenProjection {
   const float* bias = nullptr;         ///< W b [width], layer norm alone
 };
 
+/// An event as a step sees it.
+struct StreamEvent {
+  std::int32_t unit = 0;    ///< row of the model's unit table
+  std::int32_t value = 0;   ///< raw count, at least 1
+  std::int32_t offset = 0;  ///< whole bins between the event's bin and the step's end
+};
+
 /// Recent events of `steps` streams, packed: oldest step first, by (bin, unit) within a step.
 struct StreamEvents {
   int steps = 0;                          ///< streams in this batch, one step each
   const std::int32_t* indptr = nullptr;   ///< [steps + 1]
   const std::int32_t* present = nullptr;  ///< [steps] index of the first event of the step itself
-  const std::int32_t* unit = nullptr;     ///< rows of the model's unit table
-  const std::int32_t* value = nullptr;    ///< raw counts, at least 1
-  const std::int32_t* offset = nullptr;   ///< whole bins between the event's bin and the step's end
+  const StreamEvent* event = nullptr;
 };
 
 /// What a stream model projects once at load, since an event's token has no time in it and the
@@ -398,6 +403,24 @@ class Ops {
       time_phases(static_cast<double>(args.step[b] + 1) * args.step_ms,
                   {args.periods_ms, static_cast<std::size_t>(args.pairs)},
                   args.cosines + b * args.pairs, args.sines + b * args.pairs);
+  }
+  /// What a stream's forward begins with, and nothing of which needs another: phases(),
+  /// additive_bag() to `sums` and stream_cross_attention() to `attention`.
+  virtual void stream_inputs(const PhaseArgs& phase_args, const StreamTables& tables,
+                             const StreamEvents& events, MatrixView sums, MatrixView attention) {
+    section("tokens");
+    phases(phase_args);
+    additive_bag(tables, events, sums);
+    section("cross-attention");
+    stream_cross_attention(tables, events, attention);
+  }
+  /// out[b] = W concat_r(norm(x[b R + r])) + bias, W [outputs, R * x.cols]. `rows`, as large as x,
+  /// is scratch of the dtype that W's inputs are rounded to.
+  virtual void norm_concat_linear(const NormArgs& norm, MatrixView x, MatrixView rows,
+                                  const LinearWeight& weight, const float* bias, MatrixView out) {
+    normalize(norm, x, rows);
+    norm_linear({}, matrix(rows.data, out.rows, weight.in(), rows.dtype), weight, bias,
+                Epilogue::store, out);
   }
   /// Puts k, rotated, and v into the cache at the present step's slot; then each latent's rotated q
   /// attends to all latents of the live steps. `qkv` may be overwritten.

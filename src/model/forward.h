@@ -4,25 +4,36 @@
 #include <span>
 #include <vector>
 
+#include "cortex/events.h"
+#include "kernels/ops.h"
+
 namespace cortex {
 
-/// One step each of up to `capacity` streams, as the engine packs it in host memory.
+/// One step each of some streams, in a model's memory: of every stream the events of each recent
+/// step, oldest first and its own last, then add_step().
 struct StreamBatch {
   int steps = 0;
   std::vector<std::int64_t> step;    ///< [steps] number of the step
   std::vector<std::int32_t> indptr;  ///< as in StreamEvents and PagedKv
   std::vector<std::int32_t> present;
-  std::vector<std::int32_t> unit;
-  std::vector<std::int32_t> value;
-  std::vector<std::int32_t> offset;
   std::vector<std::int32_t> page_indptr;
   std::vector<std::int32_t> pages;
   std::vector<std::int32_t> slot;
   std::vector<std::int32_t> live;
+  std::span<StreamEvent> room;  ///< for the events, of which there are indptr.back()
 
-  /// Empty, with room for `steps` steps of `events` recent events and `pages` pages each.
-  void reserve(int steps, std::int64_t events, int pages);
+  /// Room for `most` steps of `stream_pages` pages each, and an empty batch.
+  void reserve(std::size_t most, std::size_t stream_pages);
   void clear();
+  /// Events of one recent step of the stream whose present step ends before bin `end_bin`.
+  /// std::length_error where the model has no room for them.
+  void add_events(std::span<const Event> events, std::int64_t end_bin);
+  void add_step(std::int64_t number, std::span<const std::int32_t> stream_pages,
+                std::int32_t slot_of_step, std::int32_t live_steps);
+
+ private:
+  std::size_t begin_ = 0;  // of the latest events
+  std::size_t end_ = 0;
 };
 
 /// Windows of events, packed: no padding.
@@ -43,10 +54,15 @@ struct WindowBatch {
 class StreamForward {
  public:
   virtual ~StreamForward() = default;
-  /// Behaviour in physical units, [steps, outputs], valid until the next call.
-  virtual std::span<const float> forward(const StreamBatch& batch) = 0;
+  /// What the next forward runs: cleared and filled before each.
+  StreamBatch& batch() { return batch_; }
+  /// Behaviour of the batch in physical units, [steps, outputs], valid until the next call.
+  virtual std::span<const float> forward() = 0;
   /// Leaves no forward to be a first one.
   virtual void warm_up() = 0;
+
+ protected:
+  StreamBatch batch_;
 };
 
 /// What the engine asks of a window decoder.

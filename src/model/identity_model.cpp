@@ -53,19 +53,28 @@ ModelFile identity_model(const std::string& name) {
   return file;
 }
 
-IdentityStream::IdentityStream(int capacity) : y_(static_cast<std::size_t>(capacity) * kOutputs) {}
+IdentityStream::IdentityStream(int capacity) : y_(static_cast<std::size_t>(capacity) * kOutputs) {
+  const ModelConfig config = identity_model(kStreamName).config;
+  const auto steps = static_cast<std::size_t>(capacity);
+  events_.resize(steps * static_cast<std::size_t>(config.receptive_steps) *
+                 static_cast<std::size_t>(config.max_events_per_step));
+  batch_.room = events_;
+  batch_.reserve(steps, static_cast<std::size_t>(config.window_steps));
+}
 
-std::span<const float> IdentityStream::forward(const StreamBatch& batch) {
+std::span<const float> IdentityStream::forward() {
+  const StreamBatch& batch = batch_;
   for (std::size_t s = 0; s < static_cast<std::size_t>(batch.steps); ++s) {
     const auto begin = static_cast<std::size_t>(batch.indptr[s]);
     const auto end = static_cast<std::size_t>(batch.indptr[s + 1]);
     std::int64_t spikes = 0;
     std::uint64_t mixed = mix(0, batch.step[s]);
     for (std::size_t e = begin; e < end; ++e) {
-      mixed = mix(mixed, batch.unit[e]);
-      mixed = mix(mixed, batch.value[e]);
-      mixed = mix(mixed, batch.offset[e]);
-      if (e >= static_cast<std::size_t>(batch.present[s])) spikes += batch.value[e];
+      const StreamEvent& event = batch.room[e];
+      mixed = mix(mixed, event.unit);
+      mixed = mix(mixed, event.value);
+      mixed = mix(mixed, event.offset);
+      if (e >= static_cast<std::size_t>(batch.present[s])) spikes += event.value;
     }
     y_[s * kOutputs] = static_cast<float>(spikes);
     y_[s * kOutputs + 1] = to_output(mixed);

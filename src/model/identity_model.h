@@ -23,10 +23,11 @@ class IdentityStream final : public StreamForward {
  public:
   /// `capacity`: most steps a forward takes.
   explicit IdentityStream(int capacity);
-  std::span<const float> forward(const StreamBatch& batch) override;
+  std::span<const float> forward() override;
   void warm_up() override {}
 
  private:
+  std::vector<StreamEvent> events_;
   std::vector<float> y_;  // [capacity, 2]
 };
 

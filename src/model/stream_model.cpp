@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <stdexcept>
 #include <type_traits>
 
 namespace cortex {
@@ -48,24 +49,6 @@ std::vector<float> values_of(std::span<const float> kv, int dim) {
 }
 
 }  // namespace
-
-void StreamBatch::reserve(int n, std::int64_t events, int page_count) {
-  const auto count = static_cast<std::size_t>(n);
-  const std::size_t event_count = count * static_cast<std::size_t>(events);
-  for (auto* v : {&unit, &value, &offset}) v->reserve(event_count);
-  for (auto* v : {&indptr, &page_indptr}) v->reserve(count + 1);
-  for (auto* v : {&present, &slot, &live}) v->reserve(count);
-  step.reserve(count);
-  pages.reserve(count * static_cast<std::size_t>(page_count));
-}
-
-void StreamBatch::clear() {
-  steps = 0;
-  step.clear();
-  for (auto* v : {&present, &unit, &value, &offset, &pages, &slot, &live}) v->clear();
-  indptr.assign(1, 0);
-  page_indptr.assign(1, 0);
-}
 
 StreamModel::StreamModel(const ModelFile& file, Ops& ops, int capacity, const StreamPages& pages)
     : config_(file.config),
@@ -121,22 +104,23 @@ StreamModel::StreamModel(const ModelFile& file, Ops& ops, int capacity, const St
   phases_.sines = sines_.f32();
   const std::int64_t events =
       static_cast<std::int64_t>(config_.receptive_steps) * config_.max_events_per_step;
-  const int page_count = (config_.window_steps + pages.page_steps - 1) / pages.page_steps;
-  most_events_ = events;
-  page_count_ = page_count;
-  inputs_ = ops_.allocate_shared(
-      SharedUse::input,
-      steps * (sizeof(std::int64_t) +
-               sizeof(std::int32_t) * static_cast<std::size_t>(3 * events + page_count + 5)) +
-          2 * sizeof(std::int32_t));
+  page_count_ = (config_.window_steps + pages.page_steps - 1) / pages.page_steps;
+  reserve_inputs(steps, static_cast<std::size_t>(capacity) * static_cast<std::size_t>(events));
   OpsCapacity most;
   most.rows = static_cast<std::int64_t>(rows);
   most.inputs = std::max(config_.hidden(), config_.latents * config_.dim);
   most.keys = std::max<std::int64_t>(
-      events + 1, static_cast<std::int64_t>(page_count) * pages.page_steps * config_.latents);
+      events + 1, static_cast<std::int64_t>(page_count_) * pages.page_steps * config_.latents);
   most.latents = config_.latents;
   most.head_dim = config_.head_dim;
   ops_.reserve(most);
+}
+
+void StreamModel::reserve_inputs(std::size_t steps, std::size_t events) {
+  events_at_ = header_bytes(steps);
+  inputs_ = ops_.allocate_shared(SharedUse::input, events_at_ + events * sizeof(StreamEvent));
+  batch_.room = {reinterpret_cast<StreamEvent*>(inputs_.host.as<std::byte>() + events_at_), events};
+  batch_.reserve(steps, static_cast<std::size_t>(page_count_));
 }
 
 Buffer StreamModel::upload(std::span<const float> values) {
@@ -248,69 +232,67 @@ void StreamModel::project_scores(std::span<const float> unit_kv, std::span<const
   tables_.value_score = keep(scores(value_kv));
 }
 
-void StreamModel::send_batch(const StreamBatch& batch, int steps) {
-  auto* const host = inputs_.host.as<std::byte>();
-  const auto* const device = inputs_.device.as<std::byte>();
-  std::size_t at = 0;
-  // Copies `values` and the padding behind them; where it lies depends on `steps` alone.
+std::size_t StreamModel::header_bytes(std::size_t steps) const {
+  const std::size_t bytes =
+      steps * sizeof(std::int64_t) +
+      ((5 + static_cast<std::size_t>(page_count_)) * steps + 2) * sizeof(std::int32_t);
+  constexpr std::size_t kAlign = 16;
+  return (bytes + kAlign - 1) / kAlign * kAlign;
+}
+
+void StreamModel::send_batch(int steps) {
+  const auto n = static_cast<std::size_t>(steps);
+  const std::size_t begin = events_at_ - header_bytes(n);
+  std::size_t at = begin;
+  // Copies `values` and the padding behind them.
   const auto put = [&](const auto& values, std::size_t count, auto padding) {
     using T = typename std::decay_t<decltype(values)>::value_type;
-    T* const to = reinterpret_cast<T*>(host + at);
+    T* const to = reinterpret_cast<T*>(inputs_.host.as<std::byte>() + at);
     std::copy(values.begin(), values.end(), to);
     std::fill(to + values.size(), to + count, static_cast<T>(padding));
-    const auto* const here = reinterpret_cast<const T*>(device + at);
+    const auto* const here = reinterpret_cast<const T*>(inputs_.device.as<std::byte>() + at);
     at += count * sizeof(T);
     return here;
   };
-  const auto n = static_cast<std::size_t>(steps);
   events_.steps = phases_.steps = steps;
-  phases_.step = put(batch.step, n, 0);
-  events_.indptr = put(batch.indptr, n + 1, batch.indptr.back());
-  events_.present = put(batch.present, n, batch.indptr.back());
+  phases_.step = put(batch_.step, n, 0);
+  events_.indptr = put(batch_.indptr, n + 1, batch_.indptr.back());
+  events_.present = put(batch_.present, n, batch_.indptr.back());
+  events_.event = reinterpret_cast<const StreamEvent*>(inputs_.device.as<std::byte>() + events_at_);
   cache_ = {pages_.pool, pages_.page_bytes, pages_.dtype, pages_.page_steps, config_.window_steps};
-  cache_.indptr = put(batch.page_indptr, n + 1, batch.page_indptr.back());
-  cache_.pages = put(batch.pages, n * static_cast<std::size_t>(page_count_), 0);
-  cache_.slot = put(batch.slot, n, 0);
-  cache_.live = put(batch.live, n, 0);
-  ops_.send(inputs_, 0, at);
-  const auto put_events = [&](const std::vector<std::int32_t>& values) {
-    const std::size_t from = at;
-    const auto* const here = put(values, values.size(), 0);
-    ops_.send(inputs_, from, at - from);
-    at = from + n * static_cast<std::size_t>(most_events_) * sizeof(std::int32_t);
-    return here;
-  };
-  events_.unit = put_events(batch.unit);
-  events_.value = put_events(batch.value);
-  events_.offset = put_events(batch.offset);
+  cache_.indptr = put(batch_.page_indptr, n + 1, batch_.page_indptr.back());
+  cache_.pages = put(batch_.pages, n * static_cast<std::size_t>(page_count_), 0);
+  cache_.slot = put(batch_.slot, n, 0);
+  cache_.live = put(batch_.live, n, 0);
+  const auto events = static_cast<std::size_t>(batch_.indptr.back());
+  ops_.send(inputs_, begin, events_at_ - begin + events * sizeof(StreamEvent));
 }
 
-std::span<const float> StreamModel::forward(const StreamBatch& batch) {
-  const auto n = static_cast<std::size_t>(batch.steps) * output_mean_.size();
-  forward_padded(batch, static_cast<int>(ops_.rounded_items(batch.steps)));
+std::span<const float> StreamModel::forward() {
+  const auto n = static_cast<std::size_t>(batch_.steps) * output_mean_.size();
+  forward_padded(static_cast<int>(ops_.rounded_items(batch_.steps)));
   const auto* const y = y_.host.as<float>();
   for (std::size_t i = 0; i < n; ++i)
     host_y_[i] = y[i] * output_std_[i % output_std_.size()] + output_mean_[i % output_std_.size()];
   return {host_y_.data(), n};
 }
 
-void StreamModel::forward_padded(const StreamBatch& batch, int steps) {
+void StreamModel::forward_padded(int steps) {
   const ForwardScope scope(ops_);
-  send_batch(batch, steps);
+  send_batch(steps);
   if (ops_.begin_calls({this, steps, 0})) {
     run(steps);
     ops_.end_calls();
   }
-  ops_.receive(y_, static_cast<std::size_t>(batch.steps) * output_mean_.size() * sizeof(float));
+  ops_.receive(y_, static_cast<std::size_t>(batch_.steps) * output_mean_.size() * sizeof(float));
 }
 
 void StreamModel::warm_up() {
   if (!ops_.keeps_calls()) return;
-  StreamBatch none;
-  none.clear();
+  batch_.clear();
   for (std::int64_t n = 1; n <= capacity_; ++n) {
     n = ops_.rounded_items(n);
-    forward_padded(none, static_cast<int>(n));
+    forward_padded(static_cast<int>(n));
   }
 }
 
@@ -322,11 +304,7 @@ void StreamModel::run(int steps) {
   const MatrixView qkv = matrix(qkv_.f32(), rows, 3 * dim, activation_);
   const MatrixView hidden = matrix(hidden_.f32(), rows, config_.hidden(), activation_);
 
-  ops_.section("tokens");
-  ops_.phases(phases_);
-  ops_.additive_bag(tables_, events_, z);
-  ops_.section("cross-attention");
-  ops_.stream_cross_attention(tables_, events_, attention);
+  ops_.stream_inputs(phases_, tables_, events_, z, attention);
   ops_.norm_linear({}, attention, *cross_out_, nullptr, Epilogue::add, z);
 
   PagedAttentionArgs paged;
@@ -351,9 +329,8 @@ void StreamModel::run(int steps) {
   }
   ops_.section("head");
   const auto outputs = static_cast<std::int64_t>(output_mean_.size());
-  ops_.normalize(rms(final_norm_), z, matrix(normed_.f32(), rows, dim, activation_));
-  ops_.norm_linear({}, matrix(normed_.f32(), steps, config_.latents * dim, activation_), *head_,
-                   head_bias_.f32(), Epilogue::store, matrix(y_.device.f32(), steps, outputs));
+  ops_.norm_concat_linear(rms(final_norm_), z, matrix(normed_.f32(), rows, dim, activation_),
+                          *head_, head_bias_.f32(), matrix(y_.device.f32(), steps, outputs));
 }
 
 std::size_t StreamModel::resident_bytes() const {

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cortex/events.h>
+
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -31,7 +33,7 @@ class StreamModel final : public StreamForward {
 
   /// Runs the batch: appends K and V of each step to its pages, and leaves the behaviour in
   /// physical units in the returned [steps, outputs], valid until the next call.
-  std::span<const float> forward(const StreamBatch& batch) override;
+  std::span<const float> forward() override;
   /// Where the backend keeps calls: runs an empty batch of every size that it tells apart, so that
   /// from then on no forward is a first one.
   void warm_up() override;
@@ -63,9 +65,12 @@ class StreamModel final : public StreamForward {
   void project_scores(std::span<const float> unit_kv, std::span<const float> value_kv,
                       std::span<const float> query);
   void project_tables(const ModelFile& file);
+  void reserve_inputs(std::size_t steps, std::size_t events);
+  /// Of the batch without its events, padded to `steps` steps.
+  std::size_t header_bytes(std::size_t steps) const;
   /// Lays the batch, padded to `steps` steps, into shared memory.
-  void send_batch(const StreamBatch& batch, int steps);
-  void forward_padded(const StreamBatch& batch, int steps);
+  void send_batch(int steps);
+  void forward_padded(int steps);
   void run(int steps);
   NormArgs rms(const Buffer& gain) const;
 
@@ -93,9 +98,11 @@ class StreamModel final : public StreamForward {
   Buffer normed_;
   DType activation_ = DType::f32;
   SharedBuffer y_;
-  SharedBuffer inputs_;           // the batch
-  std::int64_t most_events_ = 0;  // recent events of a stream
-  int page_count_ = 0;            // of a stream
+  // The batch: its events from events_at_ on, and all else so that it ends there, one run to send
+  // whose addresses depend on the padded number of steps alone.
+  SharedBuffer inputs_;
+  std::size_t events_at_ = 0;
+  int page_count_ = 0;  // of a stream
   Buffer periods_;
   Buffer cosines_;
   Buffer sines_;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <unordered_map>
 
 #include "kernels/forwarding_ops.h"
@@ -99,31 +100,25 @@ std::vector<float> run_stream(const ModelFile& file, Ops& ops, const Calibration
   const Buffer pool = ops.allocate(static_cast<std::size_t>(page_bytes * pages));
   ops.clear(pool);
   StreamModel model(file, ops, 1, {pool.as<std::byte>(), page_bytes, kPageSteps, cached});
-  StreamBatch batch;
+  StreamBatch& batch = model.batch();
+  std::vector<std::int32_t> page_table(static_cast<std::size_t>(pages));
+  std::iota(page_table.begin(), page_table.end(), 0);
   std::vector<float> behavior;
   behavior.reserve(static_cast<std::size_t>(items * c.outputs()));
   const auto at = [&](std::int64_t step) {
     return calibration.indptr[static_cast<std::size_t>(step)];
   };
   for (std::int64_t s = 0; s < items; ++s) {
-    const std::int64_t first = at(std::max<std::int64_t>(0, s - c.receptive_steps + 1));
     const std::int64_t end_bin = (s + 1) * c.bins_per_step();
     batch.clear();
-    for (std::int64_t e = first; e < at(s + 1); ++e) {
-      const Event& event = calibration.events[static_cast<std::size_t>(e)];
-      batch.unit.push_back(event.unit);
-      batch.value.push_back(event.value);
-      batch.offset.push_back(static_cast<std::int32_t>(end_bin - 1 - event.bin));
-    }
-    batch.present.push_back(static_cast<std::int32_t>(at(s) - first));
-    batch.indptr.push_back(static_cast<std::int32_t>(batch.unit.size()));
-    batch.step.push_back(s);
-    for (int p = 0; p < pages; ++p) batch.pages.push_back(p);
-    batch.page_indptr.push_back(pages);
-    batch.slot.push_back(static_cast<std::int32_t>(s % c.window_steps));
-    batch.live.push_back(static_cast<std::int32_t>(std::min<std::int64_t>(s + 1, c.window_steps)));
-    batch.steps = 1;
-    const auto y = model.forward(batch);
+    for (std::int64_t r = std::max<std::int64_t>(0, s - c.receptive_steps + 1); r <= s; ++r)
+      batch.add_events(std::span(calibration.events)
+                           .subspan(static_cast<std::size_t>(at(r)),
+                                    static_cast<std::size_t>(at(r + 1) - at(r))),
+                       end_bin);
+    batch.add_step(s, page_table, static_cast<std::int32_t>(s % c.window_steps),
+                   static_cast<std::int32_t>(std::min<std::int64_t>(s + 1, c.window_steps)));
+    const auto y = model.forward();
     behavior.insert(behavior.end(), y.begin(), y.end());
   }
   return behavior;

@@ -120,18 +120,15 @@ TEST_P(CpuStreamCross, CrossAttentionAndTheAdditiveBagEqualTheReference) {
     const auto ops = make();
     const auto reference = make_reference_ops();
     const StreamTables t = fill(s);
-    std::vector<std::int32_t> indptr{0}, present, unit, value, offset;
+    std::vector<std::int32_t> indptr{0}, present;
+    std::vector<StreamEvent> packed;
     for (const int count : {0, 3, 700, 41}) {  // one a step; the first is silent
       present.push_back(indptr.back() + count / 2);
-      for (int e = 0; e < count; ++e) {
-        unit.push_back(below(kUnits));
-        value.push_back(1 + below(9));
-        offset.push_back(below(kOffsets));
-      }
+      for (int e = 0; e < count; ++e)
+        packed.push_back({below(kUnits), 1 + below(9), below(kOffsets)});
       indptr.push_back(indptr.back() + count);
     }
-    const StreamEvents events{kSteps,      indptr.data(), present.data(),
-                              unit.data(), value.data(),  offset.data()};
+    const StreamEvents events{kSteps, indptr.data(), present.data(), packed.data()};
     const auto rows = static_cast<std::int64_t>(kSteps) * s.latents;
     std::vector<float> out(static_cast<std::size_t>(rows * t.dim)), expected(out.size());
     ops->stream_cross_attention(t, events, matrix(out.data(), rows, t.dim));

@@ -1,11 +1,4 @@
-#include <gtest/gtest.h>
-
-#include <algorithm>
-#include <cmath>
-#include <string>
-#include <vector>
-
-#include "cuda_kernels.h"
+#include "cuda_fixture.h"
 #include "support/precision_ops.h"
 
 /// Every operation of the CUDA backend against plain C++ in float32 with float64 sums, on poisoned
@@ -13,7 +6,12 @@
 namespace cortex {
 namespace {
 
+using testing::CudaKernels;
+using testing::kBf16Tolerance;
+using testing::kFloatTolerance;
+using testing::kInt8Tolerance;
 using testing::PrecisionOps;
+using testing::tensor_of;
 
 struct Linear {
   Tensor weight;
@@ -360,156 +358,6 @@ TEST_F(CudaKernels, RaggedAttentionEqualsTheReference) {
       reference->ragged_attention(a);
       expect_close(got, expected, tolerance_of(dtype),
                    "heads of " + std::to_string(c.head_dim) + " reach " + std::to_string(c.reach));
-    }
-  }
-}
-
-TEST_F(CudaKernels, PagedAttentionEqualsTheReferenceOverAWindowThatFillsAndWraps) {
-  struct Stream {
-    int heads, head_dim, latents, window, page_steps;
-  };
-  for (const Stream& s : std::vector<Stream>{{4, 32, 1, 50, 32},
-                                             {8, 64, 4, 50, 8},
-                                             {2, 64, 2, 10, 16},
-                                             {1, 64, 6, 7, 16},
-                                             {2, 8, 4, 9, 8},
-                                             {2, 40, 3, 11, 8}}) {
-    for (const DType dtype : {DType::f32, DType::bf16}) {
-      const auto reference = make_reference_ops();
-      const int dim = s.heads * s.head_dim, steps = 3;
-      const int pages = (s.window + s.page_steps - 1) / s.page_steps;
-      const auto page_elements = static_cast<std::int64_t>(2) * 2 * s.page_steps * s.latents * dim;
-      const auto bytes = static_cast<std::int64_t>(size_of(dtype));
-      const Buffer pool =
-          ops_->allocate(static_cast<std::size_t>(page_elements * bytes * pages * steps));
-      ops_->clear(pool);
-      std::vector<float> reference_pool(static_cast<std::size_t>(page_elements * pages * steps));
-      std::vector<std::int32_t> indptr, table, slot(steps + 1), live(steps + 1);
-      for (int b = 0; b <= steps + 1; ++b) indptr.push_back(std::min(b, steps) * pages);
-      for (int i = 0; i < steps * pages; ++i) table.push_back((i * 5 + 3) % (steps * pages));
-      const auto rows = static_cast<std::int64_t>(steps) * s.latents;
-      for (int step = 0; step < s.window + 12; ++step) {
-        // One item more than there are streams: padding.
-        auto qkv = normal(static_cast<std::size_t>((rows + s.latents) * 3 * dim), 1.5);
-        std::vector<float> cosines, sines, expected(static_cast<std::size_t>(rows * dim));
-        for (int i = 0; i < (steps + 1) * s.head_dim / 2; ++i) {
-          cosines.push_back(std::cos(0.1F * static_cast<float>(step * i)));
-          sines.push_back(std::sin(0.1F * static_cast<float>(step * i)));
-        }
-        for (int b = 0; b < steps; ++b) {
-          slot[static_cast<std::size_t>(b)] = (step + 3 * b) % s.window;
-          live[static_cast<std::size_t>(b)] = std::min(step + 1, s.window);
-        }
-        PagedAttentionArgs a;
-        a.steps = steps + 1;
-        a.heads = s.heads;
-        a.head_dim = s.head_dim;
-        a.latents = s.latents;
-        a.layer = step % 2;
-        a.cosines = put(cosines);
-        a.sines = put(sines);
-        a.cache = {pool.as<std::byte>(),
-                   page_elements * bytes,
-                   dtype,
-                   s.page_steps,
-                   s.window,
-                   put(indptr),
-                   put(table),
-                   put(slot),
-                   put(live)};
-        a.qkv = put_matrix(qkv, rows + s.latents, 3 * dim, dtype);
-        a.out = poisoned(rows + s.latents, dim, dtype);
-        ops_->paged_attention(a);
-        auto got = get(a.out);
-        for (std::size_t i = expected.size(); i < got.size(); ++i) EXPECT_EQ(got[i], 0);
-        got.resize(expected.size());
-        a.steps = steps;
-        a.cosines = cosines.data();
-        a.sines = sines.data();
-        a.cache = {reinterpret_cast<std::byte*>(reference_pool.data()),
-                   page_elements * 4,
-                   DType::f32,
-                   s.page_steps,
-                   s.window,
-                   indptr.data(),
-                   table.data(),
-                   slot.data(),
-                   live.data()};
-        a.qkv = matrix(qkv.data(), rows, 3 * dim);
-        a.out = matrix(expected.data(), rows, dim);
-        reference->paged_attention(a);
-        // Two layers take turns, so that half of the window holds nothing but zeros at first.
-        expect_close(got, expected, dtype == DType::f32 ? 1e-5 : 2e-2,
-                     "step " + std::to_string(step) + " heads of " + std::to_string(s.head_dim));
-        memory_.clear();
-      }
-    }
-  }
-}
-
-TEST_F(CudaKernels, CrossAttentionOfStreamsAndTheAdditiveBagEqualTheReference) {
-  struct Stream {
-    int heads, head_dim, latents;
-  };
-  constexpr int kUnits = 20, kValues = 5, kOffsets = 12;
-  const auto reference = make_reference_ops();
-  for (const Stream& s : std::vector<Stream>{{4, 32, 1}, {8, 64, 4}, {2, 16, 2}, {1, 64, 6}}) {
-    for (const DType dtype : {DType::f32, DType::bf16}) {
-      const std::int64_t dim = s.heads * s.head_dim, queries = s.heads * s.latents;
-      const auto n = [&](std::int64_t count) { return normal(static_cast<std::size_t>(count)); };
-      const auto unit_score = n(kUnits * kOffsets * queries);
-      const auto value_score = n(kValues * kOffsets * queries);
-      const auto unit_v = n(kUnits * dim), value_v = n(kValues * dim);
-      auto rstd = n(kUnits * kValues);
-      for (float& x : rstd) x = std::abs(x) + 0.5F;
-      const auto null_score = n(queries), null_v = n(dim), latent = n(s.latents * dim);
-      const auto additive = n(kUnits * s.latents * dim);
-      std::vector<std::int32_t> indptr{0}, present, unit, value, offset;
-      for (const int count : {0, 3, 700, 41, 128}) {
-        present.push_back(indptr.back() + count / 2);
-        for (int e = 0; e < count; ++e) {
-          unit.push_back(below(kUnits));
-          value.push_back(1 + below(9));
-          offset.push_back(below(kOffsets));
-        }
-        indptr.push_back(indptr.back() + count);
-      }
-      const int steps = 5;
-      const std::int64_t rows = steps * s.latents;
-      StreamTables t;
-      t.dim = static_cast<int>(dim);
-      t.heads = s.heads;
-      t.head_dim = s.head_dim;
-      t.latents = s.latents;
-      t.value_buckets = kValues;
-      t.offsets = kOffsets;
-      StreamTables host = t;
-      const auto both = [&](const float*& on_device, const float*& on_host,
-                            const std::vector<float>& values) {
-        on_device = put(values);
-        on_host = values.data();
-      };
-      both(t.unit_score, host.unit_score, unit_score);
-      both(t.value_score, host.value_score, value_score);
-      both(t.unit_v, host.unit_v, unit_v);
-      both(t.value_v, host.value_v, value_v);
-      both(t.rstd, host.rstd, rstd);
-      both(t.null_score, host.null_score, null_score);
-      both(t.null_v, host.null_v, null_v);
-      both(t.latent, host.latent, latent);
-      both(t.additive, host.additive, additive);
-      const StreamEvents events{steps,     put(indptr), put(present),
-                                put(unit), put(value),  put(offset)};
-      const StreamEvents host_events{steps,       indptr.data(), present.data(),
-                                     unit.data(), value.data(),  offset.data()};
-      std::vector<float> expected(static_cast<std::size_t>(rows * dim));
-      const MatrixView out = poisoned(rows, dim, dtype), sums = poisoned(rows, dim, DType::f32);
-      ops_->stream_cross_attention(t, events, out);
-      reference->stream_cross_attention(host, host_events, matrix(expected.data(), rows, dim));
-      expect_close(get(out), expected, tolerance_of(dtype), "cross-attention");
-      ops_->additive_bag(t, events, sums);
-      reference->additive_bag(host, host_events, matrix(expected.data(), rows, dim));
-      expect_close(get(sums), expected, kFloatTolerance, "additive bag");
     }
   }
 }

@@ -6,12 +6,17 @@
 #include <string>
 #include <vector>
 
-#include "cuda_kernels.h"
+#include "cuda_fixture.h"
 
 /// The CUDA backend's operations of windows against plain C++, in the sizes and types that each of
 /// their kernels gets. Skipped, with a line that says so, where there is no GPU.
 namespace cortex {
 namespace {
+
+using testing::CudaKernels;
+using testing::kBf16Tolerance;
+using testing::kFloatTolerance;
+using testing::tensor_of;
 
 /// Mean squares out of tables of pairs, and rows of whole slices: what a narrow model's events
 /// take.

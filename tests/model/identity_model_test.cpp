@@ -5,30 +5,30 @@
 namespace cortex {
 namespace {
 
-StreamBatch one_step(std::int64_t step, std::vector<std::array<std::int32_t, 3>> earlier,
-                     std::vector<std::array<std::int32_t, 3>> present) {
-  StreamBatch batch;
-  batch.reserve(1, 16, 1);
-  batch.clear();
-  const auto add = [&](const auto& events) {
-    for (const auto& [unit, value, offset] : events) {
-      batch.unit.push_back(unit);
-      batch.value.push_back(value);
-      batch.offset.push_back(offset);
-    }
-  };
-  add(earlier);
-  batch.present.push_back(static_cast<std::int32_t>(batch.unit.size()));
-  add(present);
-  batch.indptr.push_back(static_cast<std::int32_t>(batch.unit.size()));
-  batch.step.push_back(step);
-  batch.steps = 1;
-  return batch;
+using Events = std::vector<std::array<std::int32_t, 3>>;  // unit, value, offset
+
+struct Step {
+  std::int64_t number;
+  Events earlier;
+  Events present;
+};
+
+Step one_step(std::int64_t number, Events earlier, Events present) {
+  return {number, std::move(earlier), std::move(present)};
 }
 
-std::vector<float> run(const StreamBatch& batch) {
+std::vector<float> run(const Step& step) {
+  constexpr std::int64_t kEnd = 1'000;
   IdentityStream model(1);
-  const auto y = model.forward(batch);
+  model.batch().clear();
+  for (const Events* events : {&step.earlier, &step.present}) {
+    std::vector<Event> bins;
+    for (const auto& [unit, value, offset] : *events)
+      bins.push_back({unit, value, kEnd - 1 - offset});
+    model.batch().add_events(bins, kEnd);
+  }
+  model.batch().add_step(step.number, std::array<std::int32_t, 1>{0}, 0, 1);
+  const auto y = model.forward();
   return {y.begin(), y.end()};
 }
 

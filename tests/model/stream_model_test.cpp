@@ -81,31 +81,20 @@ class Runner {
   /// The next step of every stream in `which`, as one batch: behaviour by stream.
   std::vector<std::vector<float>> step(const std::vector<int>& which,
                                        const std::vector<Steps>& streams) {
-    StreamBatch batch;
+    StreamBatch& batch = model_->batch();
     batch.clear();
     const int k = config_.bins_per_step();
     for (const int i : which) {
       StreamState& state = states_[static_cast<std::size_t>(i)];
       const auto next = static_cast<std::size_t>(state.next_step());
       state.push(streams[static_cast<std::size_t>(i)][next]);
-      for (int r = 0; r < state.recent_steps(); ++r) {
-        if (r == state.recent_steps() - 1)
-          batch.present.push_back(static_cast<std::int32_t>(batch.unit.size()));
-        for (const Event& e : state.recent(r)) {
-          batch.unit.push_back(e.unit);
-          batch.value.push_back(e.value);
-          batch.offset.push_back(static_cast<std::int32_t>((state.step() + 1) * k - 1 - e.bin));
-        }
-      }
-      batch.indptr.push_back(static_cast<std::int32_t>(batch.unit.size()));
-      batch.step.push_back(state.step());
-      for (int p = 0; p < pages_; ++p) batch.pages.push_back(i * pages_ + p);
-      batch.page_indptr.push_back(static_cast<std::int32_t>(batch.pages.size()));
-      batch.slot.push_back(state.slot());
-      batch.live.push_back(state.live_steps());
-      ++batch.steps;
+      for (int r = 0; r < state.recent_steps(); ++r)
+        batch.add_events(state.recent(r), (state.step() + 1) * k);
+      std::vector<std::int32_t> pages;
+      for (int p = 0; p < pages_; ++p) pages.push_back(i * pages_ + p);
+      batch.add_step(state.step(), pages, state.slot(), state.live_steps());
     }
-    const auto all = model_->forward(batch);
+    const auto all = model_->forward();
     std::vector<std::vector<float>> out;
     const auto width = static_cast<std::size_t>(config_.outputs());
     for (std::size_t i = 0; i < which.size(); ++i)

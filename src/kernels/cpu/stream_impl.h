@@ -70,8 +70,8 @@ void additive_bag(const StreamTables& t, const StreamEvents& events, std::int32_
     for (int n = 0; n < kVecs; ++n)
       acc[n] = load_part(t.latent + d + n * kLanes, end - d - n * kLanes);
     for (std::int32_t e = events.present[stream]; e < events.indptr[stream + 1]; ++e) {
-      const F value = set(static_cast<float>(events.value[e]));
-      const float* const row = t.additive + events.unit[e] * width + d;
+      const F value = set(static_cast<float>(events.event[e].value));
+      const float* const row = t.additive + events.event[e].unit * width + d;
       for (int n = 0; n < kVecs; ++n)
         acc[n] = fma(value, load_part(row + n * kLanes, end - d - n * kLanes), acc[n]);
     }
@@ -98,11 +98,12 @@ void gather_values(const StreamTables& t, const StreamEvents& events, std::int32
     const std::int32_t e = begin + j;
     if (j + kAhead < count) {
       const float* const next =
-          t.unit_v + static_cast<std::int64_t>(events.unit[e + kAhead]) * t.dim + at;
+          t.unit_v + static_cast<std::int64_t>(events.event[e + kAhead].unit) * t.dim + at;
       for (int n = 0; n < kVecs; ++n) prefetch(next + n * kLanes);
     }
-    const auto bucket = events.value[e] < t.value_buckets ? events.value[e] : t.value_buckets - 1;
-    const float* const unit = t.unit_v + static_cast<std::int64_t>(events.unit[e]) * t.dim;
+    const StreamEvent& event = events.event[e];
+    const auto bucket = event.value < t.value_buckets ? event.value : t.value_buckets - 1;
+    const float* const unit = t.unit_v + static_cast<std::int64_t>(event.unit) * t.dim;
     const float* const value = t.value_v + static_cast<std::int64_t>(bucket) * t.dim;
 #pragma GCC unroll 4
     for (int n = 0; n < kVecs; ++n) {
@@ -130,10 +131,11 @@ void stream_cross(const StreamTables& t, const StreamEvents& events, MatrixView 
   float* const shares = which.scratch;
   float* const weights = shares + stride;  // [events + 1, stride]
   const auto bucket_of = [&](std::int32_t e) {
-    return events.value[e] < t.value_buckets ? events.value[e] : t.value_buckets - 1;
+    const std::int32_t value = events.event[e].value;
+    return value < t.value_buckets ? value : t.value_buckets - 1;
   };
   const auto rstd_of = [&](std::int32_t e) {
-    return t.rstd[static_cast<std::int64_t>(events.unit[e]) * t.value_buckets + bucket_of(e)];
+    return t.rstd[static_cast<std::int64_t>(events.event[e].unit) * t.value_buckets + bucket_of(e)];
   };
   const auto row_of = [&](std::int64_t row, std::int32_t offset) {
     return (row * t.offsets + offset) * t.heads * latents + first;
@@ -144,8 +146,8 @@ void stream_cross(const StreamTables& t, const StreamEvents& events, MatrixView 
     store(weights + count * stride + c, top);
     for (std::int32_t j = 0; j < count; ++j) {
       const std::int32_t e = begin + j;
-      const float* const unit = t.unit_score + row_of(events.unit[e], events.offset[e]);
-      const float* const value = t.value_score + row_of(bucket_of(e), events.offset[e]);
+      const float* const unit = t.unit_score + row_of(events.event[e].unit, events.event[e].offset);
+      const float* const value = t.value_score + row_of(bucket_of(e), events.event[e].offset);
       const F score = mul(set(rstd_of(e)),
                           add(load_part(unit + c, columns - c), load_part(value + c, columns - c)));
       store(weights + j * stride + c, score);

@@ -25,6 +25,7 @@ constexpr int kLeastCapability = 80;
 // A gap of at most this much is copied rather than begin another copy.
 constexpr std::size_t kCopyGap = 32 * 1024;
 constexpr std::int64_t kLeastEvents = 64;
+constexpr std::int64_t kMostHeadInputs = 16 * 1024;  // of one step, in shared memory
 
 std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
 
@@ -305,15 +306,35 @@ class CudaOps final : public Ops {
   }
   void additive_bag(const StreamTables& tables, const StreamEvents& events,
                     MatrixView out) override {
-    cuda::additive_bag(tables, events, out, stream_);
+    cuda::stream_inputs({}, tables, events, out, {}, stream_);
     forget(out.data);
   }
   void stream_cross_attention(const StreamTables& tables, const StreamEvents& events,
                               MatrixView out) override {
-    cuda::stream_cross_attention(tables, events, out, stream_);
+    cuda::stream_inputs({}, tables, events, {}, out, stream_);
     forget(out.data);
   }
-  void phases(const PhaseArgs& args) override { cuda::phases(args, stream_); }
+  void phases(const PhaseArgs& args) override {
+    cuda::stream_inputs(args, {}, {}, {}, {}, stream_);
+  }
+  void stream_inputs(const PhaseArgs& phase_args, const StreamTables& tables,
+                     const StreamEvents& events, MatrixView sums, MatrixView attention) override {
+    section("cross-attention");
+    cuda::stream_inputs(phase_args, tables, events, sums, attention, stream_);
+    forget(sums.data);
+    forget(attention.data);
+  }
+  void norm_concat_linear(const NormArgs& norm, MatrixView x, MatrixView rows,
+                          const LinearWeight& weight, const float* bias, MatrixView out) override {
+    const auto& w = static_cast<const DeviceLinear&>(weight);
+    const bool wide = w.form() == LinearForm::f32;
+    if (norm.kind != NormArgs::Kind::rms || x.dtype != DType::f32 || x.cols % 8 != 0 ||
+        weight.in() > kMostHeadInputs || (!wide && w.form() != LinearForm::bf16))
+      return Ops::norm_concat_linear(norm, x, rows, weight, bias, out);
+    cuda::norm_concat_linear(norm, x, w.data(), wide ? DType::f32 : DType::bf16, w.stride(), bias,
+                             out, stream_);
+    forget(out.data);
+  }
   void paged_attention(const PagedAttentionArgs& args) override {
     cuda::paged_attention(args, linears_->hopper(), stream_);
     forget(args.out.data);

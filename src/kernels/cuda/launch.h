@@ -80,15 +80,18 @@ struct LatentHeadPlan {
 /// Whether the norms, types and sizes are such that latent_head() takes them.
 bool latent_head_fuses(const LatentHeadArgs& args);
 void latent_head(const LatentHeadPlan& plan, cudaStream_t stream);
-void phases(const PhaseArgs& args, cudaStream_t stream);
 void project_tokens(const TokenArgs& tokens, const TokenProjection& projection,
                     const MatrixView& out, cudaStream_t stream);
 /// `hopper`: the device runs the kernels of sm_90a.
 void ragged_attention(const RaggedAttentionArgs& args, bool hopper, cudaStream_t stream);
-void additive_bag(const StreamTables& tables, const StreamEvents& events, const MatrixView& out,
-                  cudaStream_t stream);
-void stream_cross_attention(const StreamTables& tables, const StreamEvents& events,
-                            const MatrixView& out, cudaStream_t stream);
+/// Ops::stream_inputs() as one launch. What has no steps or no data is left out.
+void stream_inputs(const PhaseArgs& phases, const StreamTables& tables, const StreamEvents& events,
+                   const MatrixView& sums, const MatrixView& attention, cudaStream_t stream);
+/// Ops::norm_concat_linear() of an RMS norm, the inputs of `w` [out.cols, R * x.cols] rounded to
+/// its dtype, float32 or bf16.
+void norm_concat_linear(const NormArgs& norm, const MatrixView& x, const void* w, DType w_dtype,
+                        std::int64_t w_stride, const float* bias, const MatrixView& out,
+                        cudaStream_t stream);
 /// hopper: on kernels of sm_90.
 void paged_attention(const PagedAttentionArgs& args, bool hopper, cudaStream_t stream);
 void paged_attention_sm90(const PagedAttentionArgs& args, cudaStream_t stream);

@@ -41,8 +41,8 @@ __global__ void __launch_bounds__(kMmaThreads, 3 - kHalves) paged_mma(const Page
       part.add(rows, block_at(number), number, chunks, seen);
   part.store(a.latents, sums + warp * a.latents * Part::kPartStride, tops[warp], totals[warp]);
   __syncthreads();
-  merge_parts<kHeadDim>(a, b, head, kMmaWarps, sums, tops[0], totals[0], seen.live > 0,
-                        kMmaThreads);
+  merge_parts<kHeadDim, kMmaWarps>(a, b, head, kMmaWarps, sums, tops[0], totals[0], seen.live > 0,
+                                   kMmaThreads);
 }
 
 /// q and k of one pair of dimensions, turned.

@@ -51,8 +51,20 @@ struct LiveWindow {
     return live == window && (block + 1) * kBlock <= window * latents;
   }
   /// Whether key `key` of the window is seen.
-  __device__ bool sees(int key) const {
-    return live == window ? key < window * latents : has(key / latents);
+  __device__ bool sees(int key) const { return has(key / latents); }
+  /// The same of eight keys in a row, a bit each.
+  __device__ unsigned sees_eight(int key) const {
+    unsigned bits = 0;
+    int s = key / latents, r = key % latents;
+#pragma unroll 1
+    for (int i = 0; i < 8; ++i) {
+      bits |= static_cast<unsigned>(has(s)) << i;
+      if (++r == latents) {
+        r = 0;
+        ++s;
+      }
+    }
+    return bits;
   }
 };
 
@@ -210,11 +222,12 @@ struct PartAttention {
       if (t < chunks) v[i] = *reinterpret_cast<const uint4*>(block + Layout::v(8 * t, 8 * i + g));
     }
     if (!window.whole(number)) {
+      const unsigned bits = window.sees_eight(number * kBlock + 8 * t);
 #pragma unroll
       for (int j = 0; j < 4; ++j)
 #pragma unroll
         for (int e = 0; e < 2; ++e)
-          if (!window.sees(number * kBlock + 8 * t + 2 * j + e)) s[j][e] = s[j][e + 2] = -INFINITY;
+          if ((bits >> (2 * j + e) & 1U) == 0) s[j][e] = s[j][e + 2] = -INFINITY;
     }
 #pragma unroll
     for (int half = 0; half < kHalves; ++half) soften(s, half);
@@ -310,6 +323,7 @@ __device__ void put_rows(const StepRows<kHeadDim, kHalves>& rows, const LiveWind
   if (stored == block) return;
   const int last = min(first + window.latents - 1, kBlock - 1) / kChunkKeys;
   for (int chunk = max(first, 0) / kChunkKeys; chunk <= last; ++chunk)
+#pragma unroll
     for (int d = lane; d < kHeadDim; d += kWarp) {
       const int at = chunk * Layout::kChunk + kChunkKeys * (kHeadDim + d);
       *reinterpret_cast<uint4*>(stored + at) = *reinterpret_cast<const uint4*>(block + at);
@@ -323,7 +337,7 @@ __device__ inline bool holds_step(const LiveWindow& window, int number) {
 
 /// The output of one stream and head: `parts` warps' parts, first to last; 0 where nothing was
 /// seen. By `threads` threads.
-template <int kHeadDim>
+template <int kHeadDim, int kMostParts>
 __device__ void merge_parts(const PagedAttentionArgs& a, int b, int head, int parts,
                             const float* sums, const float* tops, const float* totals, bool seen,
                             int threads) {
@@ -331,13 +345,18 @@ __device__ void merge_parts(const PagedAttentionArgs& a, int b, int head, int pa
   constexpr float kScale = PartAttention<kHeadDim, 1>::kScale;
   Bf16* const out = reinterpret_cast<Bf16*>(a.out.data) +
                     std::int64_t{b} * a.latents * a.out.stride + head * kHeadDim;
+#pragma unroll 1
   for (int i = static_cast<int>(threadIdx.x); i < a.latents * kHeadDim / 2; i += threads) {
     const int r = i / (kHeadDim / 2), d = i % (kHeadDim / 2) * 2;
     float highest = -INFINITY;
-    for (int w = 0; w < parts; ++w) highest = fmaxf(highest, tops[w * kMostLatents + r]);
+#pragma unroll
+    for (int w = 0; w < kMostParts; ++w)
+      if (w < parts) highest = fmaxf(highest, tops[w * kMostLatents + r]);
     float2 sum = {0, 0};
     float weight = 0;
-    for (int w = 0; w < parts; ++w) {
+#pragma unroll
+    for (int w = 0; w < kMostParts; ++w) {
+      if (w >= parts) break;
       const float share = exp2_fast((tops[w * kMostLatents + r] - highest) * kScale);
       const float2 part =
           *reinterpret_cast<const float2*>(sums + (w * a.latents + r) * kStride + d);
@@ -345,8 +364,9 @@ __device__ void merge_parts(const PagedAttentionArgs& a, int b, int head, int pa
       sum.y = fmaf(part.y, share, sum.y);
       weight = fmaf(totals[w * kMostLatents + r], share, weight);
     }
+    const float inverse = 1.0f / weight;
     *reinterpret_cast<std::uint32_t*>(out + r * a.out.stride + d) =
-        seen ? pack_bf16(sum.x / weight, sum.y / weight) : 0U;
+        seen ? pack_bf16(sum.x * inverse, sum.y * inverse) : 0U;
   }
 }
 

@@ -27,7 +27,7 @@ struct Plan {
 /// What the copying warp says of a stage beside its bytes.
 struct Source {
   int slot, live;
-  int page[kMostWarps];
+  int page[kMostWarps], chunks[kMostWarps];  // of a warp's block
 };
 
 #if __CUDA_ARCH__ >= 900
@@ -137,10 +137,9 @@ __global__ void __launch_bounds__(kMostThreads, 1)
       const int first = a.cache.indptr[b];
       for (int round = 0; round < plan.rounds; ++round, place.step(plan.stages)) {
         const int number = round * plan.warps + lane;
-        int bytes = 0, page = 0;
-        if (lane < plan.warps && number < plan.blocks)
-          bytes = seen.chunks(number) * Layout::kChunk * static_cast<int>(sizeof(Bf16));
-        if (bytes > 0) page = a.cache.pages[first + number / page_blocks];
+        int chunks = 0, page = 0;
+        if (lane < plan.warps && number < plan.blocks) chunks = seen.chunks(number);
+        if (chunks > 0) page = a.cache.pages[first + number / page_blocks];
         barrier_wait(&empty[place.stage], place.parity ^ 1U);
         if (lane >= plan.warps) continue;
         Source& source = sources[place.stage];
@@ -149,6 +148,8 @@ __global__ void __launch_bounds__(kMostThreads, 1)
           source.live = seen.live;
         }
         source.page[lane] = page;
+        source.chunks[lane] = chunks;
+        const int bytes = chunks * Layout::kChunk * static_cast<int>(sizeof(Bf16));
         barrier_expect(&full[place.stage], bytes);
         if (bytes > 0)
           copy_bulk(block_of(place.stage, lane),
@@ -177,7 +178,7 @@ __global__ void __launch_bounds__(kMostThreads, 1)
       const Source& source = sources[place.stage];
       const LiveWindow seen{source.slot, source.live, window, a.latents};
       any = seen.live > 0;
-      const int chunks = number < plan.blocks ? seen.chunks(number) : 0;
+      const int chunks = source.chunks[warp];
       if (chunks > 0) {
         Bf16* const block = block_of(place.stage, warp);
         if (holds_step(seen, number)) {
@@ -194,8 +195,8 @@ __global__ void __launch_bounds__(kMostThreads, 1)
     float* const sums = all_sums + side * plan.warps * part_floats;
     part.store(a.latents, sums + warp * part_floats, tops[side][warp], totals[side][warp]);
     sync_workers(workers);
-    merge_parts<kHeadDim>(a, b, head, plan.warps, sums, tops[side][0], totals[side][0], any,
-                          workers);
+    merge_parts<kHeadDim, kMostWarps>(a, b, head, plan.warps, sums, tops[side][0], totals[side][0],
+                                      any, workers);
   }
 #endif
 }

@@ -3,7 +3,7 @@
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/launch.h"
 
-/// Operations on rows: norms, quantisation, pooling, and the phases of steps.
+/// Operations on rows: norms, quantisation and pooling.
 namespace cortex::cuda {
 namespace {
 
@@ -288,18 +288,6 @@ __global__ void __launch_bounds__(kPoolThreads)
   out.data[o * out.stride + d] = sum / total;
 }
 
-__global__ void step_phases(const PhaseArgs a) {
-  begin_kernel();
-  const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
-  if (i >= a.steps * a.pairs) return;
-  const double period = a.periods_ms[i % a.pairs];
-  const double t = static_cast<double>(a.step[i / a.pairs] + 1) * a.step_ms;
-  double sine, cosine;
-  sincospi(2 * (fmod(t, period) / period), &sine, &cosine);
-  a.cosines[i] = static_cast<float>(cosine);
-  a.sines[i] = static_cast<float>(sine);
-}
-
 }  // namespace
 
 void normalize(const NormArgs& norm, const MatrixView& x, const MatrixView& out,
@@ -359,12 +347,6 @@ void softmax_pool(const MatrixView& scores, const MatrixView& x, std::int64_t ro
   allow_shared(kernel, bytes);
   launch(kernel, dim3(static_cast<unsigned>(out.rows), blocks_of(out.cols, kPoolColumns)),
          kPoolThreads, bytes, stream, scores, x, rows, out);
-}
-
-void phases(const PhaseArgs& args, cudaStream_t stream) {
-  if (args.steps == 0) return;
-  launch(step_phases, dim3(blocks_of(std::int64_t{args.steps} * args.pairs, 128)), 128, 0, stream,
-         args);
 }
 
 }  // namespace cortex::cuda

@@ -33,8 +33,8 @@ void ReferenceOps::additive_bag(const StreamTables& t, const StreamEvents& event
     float* row = out.data + b * width;
     std::memcpy(row, t.latent, static_cast<std::size_t>(width) * sizeof(float));
     for (std::int32_t e = events.present[b]; e < events.indptr[b + 1]; ++e) {
-      const auto value = static_cast<float>(events.value[e]);
-      const float* add = t.additive + events.unit[e] * width;
+      const auto value = static_cast<float>(events.event[e].value);
+      const float* add = t.additive + events.event[e].unit * width;
       for (std::int64_t d = 0; d < width; ++d) row[d] += value * add[d];
     }
   }
@@ -43,10 +43,10 @@ void ReferenceOps::additive_bag(const StreamTables& t, const StreamEvents& event
 void ReferenceOps::stream_cross_attention(const StreamTables& t, const StreamEvents& events,
                                           MatrixView out) {
   const auto bucket = [&](std::int32_t e) {
-    return std::min(events.value[e], t.value_buckets - 1);
+    return std::min(events.event[e].value, t.value_buckets - 1);
   };
   const auto rstd = [&](std::int32_t e) {
-    return t.rstd[static_cast<std::int64_t>(events.unit[e]) * t.value_buckets + bucket(e)];
+    return t.rstd[static_cast<std::int64_t>(events.event[e].unit) * t.value_buckets + bucket(e)];
   };
   const auto row_of = [&](std::int64_t row, std::int32_t offset) {
     return (row * t.offsets + offset) * t.latents * t.heads;
@@ -61,9 +61,9 @@ void ReferenceOps::stream_cross_attention(const StreamTables& t, const StreamEve
         const int query = h * t.latents + r;
         const int at = h * t.head_dim;
         for (std::int32_t j = 0; j < count; ++j) {
-          const std::int32_t e = begin + j;
-          scores_[j] = rstd(e) * (t.unit_score[row_of(events.unit[e], events.offset[e]) + query] +
-                                  t.value_score[row_of(bucket(e), events.offset[e]) + query]);
+          const std::int32_t e = begin + j, offset = events.event[e].offset;
+          scores_[j] = rstd(e) * (t.unit_score[row_of(events.event[e].unit, offset) + query] +
+                                  t.value_score[row_of(bucket(e), offset) + query]);
         }
         scores_[count] = t.null_score[query];
         reference::softmax(scores_.data(), count + 1);
@@ -71,7 +71,8 @@ void ReferenceOps::stream_cross_attention(const StreamTables& t, const StreamEve
         for (std::int32_t j = 0; j < count; ++j) {
           const std::int32_t e = begin + j;
           const float w = scores_[j] * rstd(e);
-          const float* unit = t.unit_v + static_cast<std::int64_t>(events.unit[e]) * t.dim + at;
+          const float* unit =
+              t.unit_v + static_cast<std::int64_t>(events.event[e].unit) * t.dim + at;
           const float* value = t.value_v + static_cast<std::int64_t>(bucket(e)) * t.dim + at;
           for (int d = 0; d < t.head_dim; ++d) row[at + d] += w * (unit[d] + value[d]);
         }

@@ -11,20 +11,20 @@
 #include <vector>
 
 #include "kernels/cuda/cuda_ops.h"
-#include "tensor/tensor.h"
 
-namespace cortex {
+namespace cortex::testing {
 
-inline constexpr double kFloatTolerance = 1e-5;  // of the largest element
-inline constexpr double kBf16Tolerance =
-    1e-2;  // two roundings to 8 bits, one of them of the result
-inline constexpr double kInt8Tolerance = 5e-3;  // a tie rounded the other way
+constexpr double kFloatTolerance = 1e-5;  // of the largest element
+constexpr double kBf16Tolerance = 1e-2;   // two roundings to 8 bits, one of them of the result
+constexpr double kInt8Tolerance = 5e-3;   // a tie rounded the other way
 
+/// Operations of the CUDA backend on the first GPU, on poisoned outputs.
 class CudaKernels : public ::testing::Test {
  protected:
-  void SetUp() override {
+  void SetUp() override { set_up({}); }
+  void set_up(const CudaOptions& options) {
     if (cuda_devices().empty()) GTEST_SKIP() << "no GPU: the CUDA kernels were not run";
-    ops_ = make_cuda_ops(cuda_devices().front().index);
+    ops_ = make_cuda_ops(cuda_devices().front().index, options);
   }
 
   std::vector<float> normal(std::size_t n, double scale = 1) {
@@ -103,4 +103,4 @@ inline Tensor tensor_of(const std::vector<float>& values, Shape shape) {
   return t;
 }
 
-}  // namespace cortex
+}  // namespace cortex::testing
