@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <array>
 
+#include "quant/pack_once.h"
+
 namespace cortex {
 namespace {
 
@@ -56,8 +58,9 @@ class Quantizer {
             const QuantizeOptions& options)
       : options_(options),
         calibration_(calibration),
-        make_ops_(make_ops),
         ops_(make_ops()),
+        run_ops_(make_ops()),
+        packed_(*run_ops_),
         items_(calibration.items_with(options.choice_items)),
         float_(widen(model)),
         work_(widen(model)) {
@@ -102,7 +105,10 @@ class Quantizer {
 
   double error(const std::string& what) {
     say(what);
-    const auto behavior = run_model(work_, make_ops_, calibration_, items_);
+    // Every such run has narrow linears, so one backend serves them all.
+    packed_.next_run();
+    const auto behavior = run_model(
+        work_, [this] { return std::make_unique<ForwardingOps>(packed_); }, calibration_, items_);
     return output_error(behavior, reference_, calibration_.counted,
                         static_cast<std::size_t>(float_.config.outputs()));
   }
@@ -222,8 +228,9 @@ class Quantizer {
 
   const QuantizeOptions& options_;
   const Calibration& calibration_;
-  const MakeOps& make_ops_;
-  std::unique_ptr<Ops> ops_;  // for single linears
+  std::unique_ptr<Ops> ops_;      // for single linears
+  std::unique_ptr<Ops> run_ops_;  // for whole runs
+  PackOnce packed_;
   std::int64_t items_;
   ModelFile float_;
   ModelFile work_;

@@ -4,11 +4,13 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <map>
 #include <random>
 
 #include "data/simulator.h"
 #include "data/steps.h"
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/forwarding_ops.h"
 #include "support/paths.h"
 #include "support/stream_oracle.h"
 
@@ -69,6 +71,22 @@ const QuantizedLayer& layer(const QuantizeReport& report, const std::string& nam
                        [&](const auto& l) { return l.name == name; });
 }
 
+/// Counts how often weights of the same bytes are packed.
+class CountingOps final : public ForwardingOps {
+ public:
+  CountingOps(std::unique_ptr<Ops> base, std::map<std::string, int>& packs)
+      : ForwardingOps(*base), owned_(std::move(base)), packs_(packs) {}
+  std::unique_ptr<LinearWeight> pack_linear(const LinearTensor& linear) override {
+    ++packs_[std::string(reinterpret_cast<const char*>(linear.weight.data()),
+                         linear.weight.bytes())];
+    return base_.pack_linear(linear);
+  }
+
+ private:
+  std::unique_ptr<Ops> owned_;
+  std::map<std::string, int>& packs_;
+};
+
 class QuantizeStream : public ::testing::Test {
  protected:
   QuantizedModel quantize(QuantizeOptions options = {}) {
@@ -120,6 +138,20 @@ TEST_F(QuantizeStream, EveryLinearIsInt8ButThoseMultipliedAtLoad) {
   }
   EXPECT_EQ(q.model.precision(), DType::i8);
   EXPECT_LT(q.model.bytes(), model_.bytes());
+}
+
+TEST_F(QuantizeStream, RunsDoNotPackAnewWhatTheyShare) {
+  std::map<std::string, int> packs;
+  int runs = 0;
+  QuantizeOptions options;
+  options.progress = [&](const std::string&) { ++runs; };
+  const MakeOps counting = [&] { return std::make_unique<CountingOps>(make_cpu_ops({}), packs); };
+  quantize_model(model_, counting, calibration_, options).value_or_throw();
+  ASSERT_GT(runs, 15);
+  ASSERT_FALSE(packs.empty());
+  // The float model twice, each linear by itself, and one pack for all other runs; another where a
+  // version comes back after a while.
+  for (const auto& [weight, count] : packs) EXPECT_LE(count, 5) << weight.size() << " bytes";
 }
 
 TEST_F(QuantizeStream, TheClippingChosenIsNeverWorseThanAbsmaxOnTheCalibration) {
