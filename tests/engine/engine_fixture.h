@@ -32,8 +32,9 @@ class TemporaryModel {
 };
 
 inline std::unique_ptr<Engine> make_engine(const TemporaryModel& model, int max_sessions = 8,
-                                           int max_batch = 8) {
+                                           int max_batch = 8, int threads = 0) {
   EngineOptions options;
+  options.threads = threads;
   options.model_path = model.path();
   options.max_sessions = max_sessions;
   options.max_batch = max_batch;

@@ -8,6 +8,8 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <functional>
 #include <memory>
 #include <new>
@@ -19,6 +21,7 @@
 #include "engine_fixture.h"
 #include "kernels/profiling_ops.h"
 #include "model/window_model.h"
+#include "support/narrow_model.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define CORTEX_COUNTS_ALLOCATIONS 0
@@ -231,6 +234,59 @@ class NoAllocationOnSteps : public ::testing::Test {
     return events;
   }
 
+  /// Five sessions of `steps` steps, with gaps and lost deadlines, up to three steps of each
+  /// waiting at once; all but the first few are counted.
+  void expect_no_allocation(Engine& engine, std::int64_t counted) {
+    std::vector<SessionId> sessions;
+    for (int i = 0; i < kSessions; ++i)
+      sessions.push_back(engine.open_session({}).value_or_throw().id);
+    // What a client sends is made before the counting.
+    std::vector<std::vector<Event>> events;
+    std::vector<std::int64_t> gaps;
+    std::int64_t step = -1;
+    std::vector<std::int64_t> steps;
+    for (std::int64_t n = 0; n < kWarmSteps + counted; ++n) {
+      const std::int64_t gap = random_() % 40 == 0 ? static_cast<std::int64_t>(random_() % 60) : 0;
+      step += gap + 1;
+      gaps.push_back(gap);
+      steps.push_back(step);
+      events.push_back(events_of(step));
+    }
+    Tally tally;
+    std::int64_t sent = 0;
+    std::int64_t refused = 0;
+    const auto run = [&](std::int64_t from, std::int64_t to) {
+      for (std::int64_t n = from; n < to; ++n) {
+        const auto row = static_cast<std::size_t>(n);
+        for (const SessionId id : sessions) {
+          const StepRequest request = {.session = id,
+                                       .sequence = steps[row],
+                                       .gap = gaps[row],
+                                       .events = events[row],
+                                       .deadline_ns = n % 3 == 0 ? 1 : kNoDeadline,
+                                       .best_effort = n % 2 == 0};
+          if (engine.submit(request, tally))
+            ++sent;
+          else
+            ++refused;
+        }
+        if (n % 3 == 0) tally.wait_for(sent);
+      }
+      tally.wait_for(sent);
+    };
+    run(0, kWarmSteps);
+    {
+      const Armed counting;
+      run(kWarmSteps, kWarmSteps + counted);
+      (void)engine.stats();
+    }
+    EXPECT_EQ(refused, 0);
+    EXPECT_EQ(tally.answers, kSessions * (kWarmSteps + counted));
+    EXPECT_EQ(tally.errors, 0);
+    EXPECT_EQ(allocations, 0) << "the first from " << culprit();
+    EXPECT_EQ(frees, 0);
+  }
+
   ModelConfig config_ = tiny_stream_config();
   TemporaryModel file_{lively_stream_model(config_, 5)};
   std::mt19937_64 random_{7};
@@ -239,55 +295,37 @@ class NoAllocationOnSteps : public ::testing::Test {
 TEST_F(NoAllocationOnSteps, FromSubmitToTheSinkNoThreadAllocates) {
   SKIP_WITHOUT_COUNTING();
   const auto engine = make_engine(file_, kSessions, 3);
-  std::vector<SessionId> sessions;
-  for (int i = 0; i < kSessions; ++i)
-    sessions.push_back(engine->open_session({}).value_or_throw().id);
-  // What a client sends is made before the counting.
-  std::vector<std::vector<Event>> events;
-  std::vector<std::int64_t> gaps;
-  std::int64_t step = -1;
-  std::vector<std::int64_t> steps;
-  for (std::int64_t n = 0; n < kWarmSteps + kSteps; ++n) {
-    const std::int64_t gap = random_() % 40 == 0 ? static_cast<std::int64_t>(random_() % 60) : 0;
-    step += gap + 1;
-    gaps.push_back(gap);
-    steps.push_back(step);
-    events.push_back(events_of(step));
+  expect_no_allocation(*engine, kSteps);
+}
+
+/// What the threads of that name have run, ns.
+std::int64_t time_of_threads(const std::string& wanted) {
+  std::int64_t total = 0;
+  for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+    std::string name;
+    std::int64_t ns = 0;
+    std::ifstream(task.path() / "comm") >> name;
+    std::ifstream(task.path() / "schedstat") >> ns;
+    if (name == wanted) total += ns;
   }
-  Tally tally;
-  std::int64_t sent = 0;
-  std::int64_t refused = 0;
-  const auto run = [&](std::int64_t from, std::int64_t to) {
-    for (std::int64_t n = from; n < to; ++n) {
-      const auto row = static_cast<std::size_t>(n);
-      for (const SessionId id : sessions) {
-        const StepRequest request = {.session = id,
-                                     .sequence = steps[row],
-                                     .gap = gaps[row],
-                                     .events = events[row],
-                                     .deadline_ns = n % 3 == 0 ? 1 : kNoDeadline,
-                                     .best_effort = n % 2 == 0};
-        if (engine->submit(request, tally))
-          ++sent;
-        else
-          ++refused;
-      }
-      // Up to three steps a session wait at once.
-      if (n % 3 == 0) tally.wait_for(sent);
-    }
-    tally.wait_for(sent);
-  };
-  run(0, kWarmSteps);
-  {
-    const Armed counting;
-    run(kWarmSteps, kWarmSteps + kSteps);
-    (void)engine->stats();
+  return total;
+}
+
+TEST_F(NoAllocationOnSteps, NeitherDoTwoThreadsThatShareAStepInAnyPrecision) {
+  SKIP_WITHOUT_COUNTING();
+  // Large enough that a step's linears are shared out.
+  config_.dim = 128;
+  config_.heads = 4;
+  config_.head_dim = 32;
+  config_.latents = 4;
+  for (const DType precision : {DType::f32, DType::bf16, DType::i8}) {
+    SCOPED_TRACE(to_string(precision));
+    const TemporaryModel file(in_precision(lively_stream_model(config_, 5), precision));
+    const auto engine = make_engine(file, kSessions, 3, 2);
+    const std::int64_t before = time_of_threads("cortex-step");
+    expect_no_allocation(*engine, kSteps / 10);
+    EXPECT_GT(time_of_threads("cortex-step"), before) << "the helper had nothing to do";
   }
-  EXPECT_EQ(refused, 0);
-  EXPECT_EQ(tally.answers, kSessions * (kWarmSteps + kSteps));
-  EXPECT_EQ(tally.errors, 0);
-  EXPECT_EQ(allocations, 0) << "the first from " << culprit();
-  EXPECT_EQ(frees, 0);
 }
 
 TEST_F(NoAllocationOnSteps, ClientsThatSubmitAtOnceDoNotEither) {
