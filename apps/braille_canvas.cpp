@@ -23,7 +23,8 @@ BrailleCanvas::BrailleCanvas(int columns, int rows)
 
 BrailleCanvas::Cell* BrailleCanvas::cell_at(int x, int y) {
   if (x < 0 || y < 0 || x >= width() || y >= height()) return nullptr;
-  return &cells_[static_cast<std::size_t>((y / 4) * columns_ + x / 2)];
+  const auto row = static_cast<std::size_t>(y / 4), column = static_cast<std::size_t>(x / 2);
+  return &cells_[row * static_cast<std::size_t>(columns_) + column];
 }
 
 void BrailleCanvas::dot(int x, int y, Ink ink) {
@@ -54,7 +55,8 @@ std::string BrailleCanvas::row(int index) const {
   std::string text;
   Ink current = Ink::plain;
   for (int c = 0; c < columns_; ++c) {
-    const Cell& cell = cells_[static_cast<std::size_t>(index * columns_ + c)];
+    const Cell& cell = cells_[static_cast<std::size_t>(index) * static_cast<std::size_t>(columns_) +
+                              static_cast<std::size_t>(c)];
     const bool blank = cell.glyph == nullptr && cell.dots == 0;
     if (!blank && cell.ink != current) {
       text += "\x1b[" + std::to_string(static_cast<int>(cell.ink)) + "m";

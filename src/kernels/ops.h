@@ -5,8 +5,8 @@
 #include <cstring>
 #include <memory>
 #include <numbers>
-#include <stdexcept>
 #include <span>
+#include <stdexcept>
 
 #include "tensor/tensor.h"
 

@@ -58,8 +58,8 @@ inline constexpr Metric kReserved{"cortex_reserved_hz",
 inline constexpr Metric kGpuMemory{"cortex_gpu_memory_used_bytes",
                                    "Memory in use on the engine's GPU, by anyone; absent on a "
                                    "CPU."};
-inline constexpr Metric kRecoveries{
-    "cortex_recoveries_total", "Times that the device was set up again after it had failed."};
+inline constexpr Metric kRecoveries{"cortex_recoveries_total",
+                                    "Times that the device was set up again after it had failed."};
 inline constexpr Metric kFellBack{
     "cortex_fell_back", "1 where the device did not come back and the CPU computes in its place."};
 inline constexpr Metric kSequences{"cortex_sequences",

@@ -1,5 +1,5 @@
-// Every body, split where a header says, is either a request with sane values or an error. The first
-// bytes of an input are that header, up to a line's end.
+// Every body, split where a header says, is either a request with sane values or an error. The
+// first bytes of an input are that header, up to a line's end.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -30,7 +30,6 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   require(request->gap >= 0 && request->session.first_step >= 0);
   require(!request->deadline_ms || *request->deadline_ms > 0);
   require(request->events.size() <= size);
-  for (const cortex::Event& e : request->events)
-    require(e.unit >= 0 && e.value >= 0 && e.bin >= 0);
+  for (const cortex::Event& e : request->events) require(e.unit >= 0 && e.value >= 0 && e.bin >= 0);
   return 0;
 }

@@ -107,10 +107,31 @@ TEST(Abuse, JsonBombsAreErrors) {
 
 TEST(Abuse, NumbersThatNoModelCanTakeAreErrorsThatNameTheField) {
   TestServer server;
-  const std::vector<std::string> numbers = {
-      "NaN",   "Infinity", "-Infinity", "nan", "1e999", "-1e999", "1e308", "-1", "2.5", "1e-320",
-      "18446744073709551615", "18446744073709551616", "9223372036854775808", "-9223372036854775808",
-      std::string(5000, '9'), "0x10", "1_000", "+1", "01", "1.", ".5", "\"3\"", "true", "null", "[]"};
+  const std::vector<std::string> numbers = {"NaN",
+                                            "Infinity",
+                                            "-Infinity",
+                                            "nan",
+                                            "1e999",
+                                            "-1e999",
+                                            "1e308",
+                                            "-1",
+                                            "2.5",
+                                            "1e-320",
+                                            "18446744073709551615",
+                                            "18446744073709551616",
+                                            "9223372036854775808",
+                                            "-9223372036854775808",
+                                            std::string(5000, '9'),
+                                            "0x10",
+                                            "1_000",
+                                            "+1",
+                                            "01",
+                                            "1.",
+                                            ".5",
+                                            "\"3\"",
+                                            "true",
+                                            "null",
+                                            "[]"};
   for (const char* name : {"neuron_id", "time_bin", "value"})
     for (const std::string& number : numbers) {
       std::string e = event(1, 1, 1);
@@ -164,9 +185,8 @@ TEST(Abuse, TenThousandConnectionsOpenedAndDroppedLeaveNothingBehind) {
     return usage.ru_maxrss;  // KiB, the most there has been
   };
   const auto settle = [&] {
-    return eventually([&] {
-      return contains(server.get("/metrics").body, "\ncortex_connections 1\n");
-    });
+    return eventually(
+        [&] { return contains(server.get("/metrics").body, "\ncortex_connections 1\n"); });
   };
   const auto open_and_drop = [&](int n) {
     for (int i = 0; i < n; ++i) {
@@ -191,8 +211,9 @@ TEST(Abuse, AResetTakesTheWindowThatWaitsWithIt) {
   server.engine().hold();
   const std::string body = decode_body("");
   const auto request = [&](const std::string& path, const std::string& text) {
-    return "POST " + path + " HTTP/1.1\r\nHost: x\r\nContent-Length: " +
-           std::to_string(text.size()) + "\r\n\r\n" + text;
+    return "POST " + path +
+           " HTTP/1.1\r\nHost: x\r\nContent-Length: " + std::to_string(text.size()) + "\r\n\r\n" +
+           text;
   };
   RawClient gone(server.port());
   gone.send(request("/decode", body));

@@ -162,12 +162,13 @@ TEST(Tenants, MeetNoSequencesOfEachOther) {
   options.api_key_file = dir.file("keys");
   TestServer server({}, options);
   const auto infer = [&](const char* key, const char* parameters) {
-    return http_post(server.url(), "/v2/models/fake/infer",
-                     std::string(R"({"parameters":{"sequence_id":1)") + parameters +
-                         R"(},"inputs":[{"name":"neuron_id","shape":[0],"datatype":"INT32","data":[]},)"
-                         R"({"name":"time_bin","shape":[0],"datatype":"INT32","data":[]},)"
-                         R"({"name":"value","shape":[0],"datatype":"INT32","data":[]}]})",
-                     {.api_key = key})
+    return http_post(
+               server.url(), "/v2/models/fake/infer",
+               std::string(R"({"parameters":{"sequence_id":1)") + parameters +
+                   R"(},"inputs":[{"name":"neuron_id","shape":[0],"datatype":"INT32","data":[]},)"
+                   R"({"name":"time_bin","shape":[0],"datatype":"INT32","data":[]},)"
+                   R"({"name":"value","shape":[0],"datatype":"INT32","data":[]}]})",
+               {.api_key = key})
         ->status;
   };
   EXPECT_EQ(infer("key-of-laboratory-a", R"(,"sequence_start":true)"), 200);
@@ -224,7 +225,8 @@ TEST(UnixSocket, IsRemovedAtTheEndAndALeftOverOneIsNoObstacle) {
     const auto second = Server::create(options);
     ASSERT_FALSE(second);
     EXPECT_EQ(second.error().field, "unix");
-    EXPECT_TRUE(contains(second.error().message, "another process listens")) << second.error().message;
+    EXPECT_TRUE(contains(second.error().message, "another process listens"))
+        << second.error().message;
   }
   EXPECT_FALSE(std::filesystem::exists(options.unix_path));
   {

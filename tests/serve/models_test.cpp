@@ -136,10 +136,9 @@ TEST(Models, AreChosenByNameAndTheFirstIsTheDefault) {
   EXPECT_EQ(server.factor("?model=two"), 2);
   EXPECT_EQ(server.factor("?x=1&model=one"), 1);
   EXPECT_EQ(server.factor("?model=three"), -404);
-  EXPECT_TRUE(contains(server.post("/decode?model=one",
-                                   decode_body(event(1, 1, 1), R"(,"model":"two")"))
-                           .body,
-                       "\"behavior\":[2,"))
+  EXPECT_TRUE(contains(
+      server.post("/decode?model=one", decode_body(event(1, 1, 1), R"(,"model":"two")")).body,
+      "\"behavior\":[2,"))
       << "the field goes before the URL";
   EXPECT_TRUE(contains(server.get("/v1/model?model=two").body, R"("name":"two")"));
   EXPECT_TRUE(contains(server.get("/v2/models/two").body, R"("name":"two")"));
@@ -235,11 +234,10 @@ TEST(Models, AnUnloadedModelIsGoneForNewRequestsAndNotForLiveSessions) {
   const ClientOptions key{.api_key = kLab};
   const auto session = StreamClient::connect(server.url(), key).value_or_throw();
   ASSERT_TRUE(session->step({.sequence = 0}));
-  const std::string start =
-      R"({"parameters":{"sequence_id":7,"sequence_start":true},"inputs":[)"
-      R"({"name":"neuron_id","shape":[0],"datatype":"INT32","data":[]},)"
-      R"({"name":"time_bin","shape":[0],"datatype":"INT32","data":[]},)"
-      R"({"name":"value","shape":[0],"datatype":"INT32","data":[]}]})";
+  const std::string start = R"({"parameters":{"sequence_id":7,"sequence_start":true},"inputs":[)"
+                            R"({"name":"neuron_id","shape":[0],"datatype":"INT32","data":[]},)"
+                            R"({"name":"time_bin","shape":[0],"datatype":"INT32","data":[]},)"
+                            R"({"name":"value","shape":[0],"datatype":"INT32","data":[]}]})";
   ASSERT_EQ(server.post("/v2/models/one/infer", start).status, 200);
   EXPECT_EQ(server.unload("one").status, 200);
   EXPECT_EQ(server.factor("?model=one"), -404);

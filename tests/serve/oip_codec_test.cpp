@@ -36,10 +36,10 @@ TEST(OipCodec, ThreeTensorsAreEvents) {
 
 TEST(OipCodec, NoEventsAreAWindowToo) {
   OipParser parser;
-  const auto parsed = parser.infer(R"({"inputs":[)" + tensor("neuron_id", "[]", 0) + "," +
-                                       tensor("time_bin", "[]", 0) + "," +
-                                       tensor("value", "[]", 0) + "]}",
-                                   "");
+  const auto parsed =
+      parser.infer(R"({"inputs":[)" + tensor("neuron_id", "[]", 0) + "," +
+                       tensor("time_bin", "[]", 0) + "," + tensor("value", "[]", 0) + "]}",
+                   "");
   ASSERT_TRUE(parsed) << parsed.error().message;
   EXPECT_TRUE(parsed->events.empty());
 }
@@ -76,9 +76,9 @@ TEST(OipCodec, SequenceParametersAndDeadlinesAreRead) {
   EXPECT_EQ(parser.infer(request(R"(,"parameters":{"sequence_id":"arm 1"})"), "")->sequence_id,
             "arm 1");
   EXPECT_TRUE(parser.infer(request(R"(,"parameters":{"sequence_id":0})"), "")->sequence_id.empty());
-  EXPECT_EQ(
-      parser.infer(request(R"(,"parameters":{"sequence_id":18446744073709551615})"), "")->sequence_id,
-      "18446744073709551615");
+  EXPECT_EQ(parser.infer(request(R"(,"parameters":{"sequence_id":18446744073709551615})"), "")
+                ->sequence_id,
+            "18446744073709551615");
 }
 
 RC_GTEST_PROP(OipCodec, BinaryTensorsSayWhatJsonSays, ()) {
@@ -187,8 +187,13 @@ TEST(OipCodec, EachWrongRequestIsAnErrorThatNamesTheField) {
 
 TEST(OipCodec, AnAnswerCarriesItsTensorAsAsked) {
   const float behavior[] = {1.5F, -2};
-  const InferAnswer answer{.model = "arm", .version = 3, .id = "r", .behavior = behavior,
-                           .sequence_id = "7", .sequence_number = 4, .status = "fresh"};
+  const InferAnswer answer{.model = "arm",
+                           .version = 3,
+                           .id = "r",
+                           .behavior = behavior,
+                           .sequence_id = "7",
+                           .sequence_number = 4,
+                           .status = "fresh"};
   const InferBody json = infer_body(answer, false);
   EXPECT_FALSE(json.json_length);
   EXPECT_NE(json.bytes.find(R"({"model_name":"arm","model_version":"3","id":"r","parameters":)"

@@ -187,11 +187,11 @@ TEST_F(Oip, BinaryTensorsGoInAndOut) {
     json += std::string(json.ends_with("[") ? "" : ",") + R"({"name":")" + name +
             R"(","shape":[2],"datatype":"INT32","parameters":{"binary_data_size":8}})";
   json += "]}";
-  client.send("POST /v2/models/fake/infer HTTP/1.1\r\nHost: x\r\n"
-              "Content-Type: application/octet-stream\r\nInference-Header-Content-Length: " +
-              std::to_string(json.size()) +
-              "\r\nContent-Length: " + std::to_string(json.size() + tail.size()) + "\r\n\r\n" +
-              json + tail);
+  client.send(
+      "POST /v2/models/fake/infer HTTP/1.1\r\nHost: x\r\n"
+      "Content-Type: application/octet-stream\r\nInference-Header-Content-Length: " +
+      std::to_string(json.size()) + "\r\nContent-Length: " +
+      std::to_string(json.size() + tail.size()) + "\r\n\r\n" + json + tail);
   const std::string answer = client.read_response();
   ASSERT_TRUE(contains(answer, "200 OK")) << answer;
   EXPECT_TRUE(contains(answer, "application/octet-stream")) << answer;

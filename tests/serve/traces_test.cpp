@@ -9,8 +9,8 @@
 #include <thread>
 #include <vector>
 
-#include "serve/otlp_exporter.h"
 #include "serve/batch_watch.h"
+#include "serve/otlp_exporter.h"
 #include "serve/otlp_json.h"
 #include "serve/request_trace.h"
 #include "serve/test_server.h"
@@ -69,8 +69,8 @@ class Collector {
         }
         if (end > 0 && all.size() >= end + length) break;
       }
-      const std::string answer = "HTTP/1.1 " + std::to_string(status_) +
-                                 " x\r\nContent-Length: 2\r\n\r\n{}";
+      const std::string answer =
+          "HTTP/1.1 " + std::to_string(status_) + " x\r\nContent-Length: 2\r\n\r\n{}";
       [[maybe_unused]] const auto sent = ::send(client, answer.data(), answer.size(), MSG_NOSIGNAL);
       ::close(client);
       const std::lock_guard lock(mutex_);
@@ -248,8 +248,7 @@ TEST(Traces, ABatchLinksToAllItsRequests) {
   const auto& got = std::get<BatchRecord>(record);
   EXPECT_EQ(got.batch, 5U);
   EXPECT_EQ(got.size, 3) << "one was not sampled";
-  EXPECT_EQ(got.links,
-            (std::vector<TraceContext>{first->record.context, second->record.context}));
+  EXPECT_EQ(got.links, (std::vector<TraceContext>{first->record.context, second->record.context}));
   EXPECT_EQ(first->record.batch_span, got.context);
   EXPECT_EQ(second->record.batch_span, got.context);
   EXPECT_FALSE(tracer.queue().pop(record)) << "batch 6 may go on";
@@ -266,8 +265,8 @@ TEST(Traces, TheUrlOfACollectorIsReadOrItsFaultIsNamed) {
   EXPECT_EQ(full.host, "::1");
   EXPECT_EQ(full.port, "4318");
   EXPECT_EQ(full.path, "/otlp/v1/traces");
-  for (const char* url : {"", "127.0.0.1:4318", "https://127.0.0.1", "http://", "http://:4318",
-                          "http://x:"})
+  for (const char* url :
+       {"", "127.0.0.1:4318", "https://127.0.0.1", "http://", "http://:4318", "http://x:"})
     EXPECT_FALSE(parse_otlp_url(url)) << url;
 }
 

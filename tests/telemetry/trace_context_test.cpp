@@ -21,8 +21,7 @@ TEST(TraceParent, ReadsWhatTheStandardShows) {
   EXPECT_EQ(format_traceparent(*context), kGood);
   EXPECT_FALSE(
       parse_traceparent("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00")->sampled);
-  EXPECT_TRUE(
-      parse_traceparent("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-ff")->sampled)
+  EXPECT_TRUE(parse_traceparent("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-ff")->sampled)
       << "other flags are not ours";
   EXPECT_TRUE(
       parse_traceparent("cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-what-comes"))
