@@ -141,11 +141,12 @@ class CudaStreams : public CudaKernels, public ::testing::WithParamInterface<boo
       one.out.data += std::int64_t{b} * s.latents * dim;
       reference_->paged_attention(one);
     }
-    expect_close({got.begin(), got.begin() + static_cast<std::ptrdiff_t>(expected.size())},
-                 expected, p.dtype == DType::f32 ? 1e-5 : 2e-2,
-                 "step " + std::to_string(number) + ", heads of " + std::to_string(s.head_dim) +
-                     ", " + std::to_string(s.latents) + " latents, window of " +
-                     std::to_string(s.window));
+    expect_close(
+        {got.begin(), got.begin() + static_cast<std::ptrdiff_t>(expected.size())}, expected,
+        p.dtype == DType::f32 ? 2e-5 : 2e-2,  // up to 800 keys are summed in float32
+
+        "step " + std::to_string(number) + ", heads of " + std::to_string(s.head_dim) + ", " +
+            std::to_string(s.latents) + " latents, window of " + std::to_string(s.window));
     memory_.erase(memory_.begin() + static_cast<std::ptrdiff_t>(kept), memory_.end());
   }
 
