@@ -108,8 +108,8 @@ void add_load(CLI::App& app) {
   command->add_option("--device", o.device, kDeviceHelp)->capture_default_str();
   command
       ->add_option("--max-batch", o.max_batch,
-                   "In process: steps or windows computed at once; 1024 streams suit a large GPU")
-      ->check(CLI::Range(1, 65536))
+                   "In process: steps or windows computed at once; 0: what suits the device")
+      ->check(CLI::Range(0, 65536))
       ->capture_default_str();
   command->add_option("--sessions", o.sessions, "Streams at once")
       ->check(CLI::Range(1, 100'000))

@@ -18,7 +18,7 @@ struct LoadOptions {
   std::string url;    ///< of a server; empty: in process
   std::string model;  ///< in process
   std::string device = "auto";
-  int max_batch = 16;  ///< in process: steps or windows computed at once
+  int max_batch = 0;  ///< in process: steps or windows computed at once; 0: what suits the device
   std::string api_key;
   std::string tls_ca_file;
   bool windows = false;  ///< stateless windows instead of sessions

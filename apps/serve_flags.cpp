@@ -47,8 +47,14 @@ void ServeFlags::add_models(CLI::App& command) {
       ->check(CLI::ExistingDirectory);
   command.add_option("--device", engine.device, kDeviceHelp)->capture_default_str();
   command.add_flag("--fp8", engine.fp8, "Float window models in 8-bit floats, on a Hopper GPU");
-  command.add_option("--max-batch", engine.max_batch, "Steps or windows computed at once")
-      ->check(CLI::Range(1, 65536))
+  command
+      .add_option("--gemm-table", engine.gemm_table,
+                  "File of cortex tune, for windows on a Hopper GPU in place of the built-in table")
+      ->check(CLI::ExistingFile);
+  command
+      .add_option("--max-batch", engine.max_batch,
+                  "Steps or windows computed at once; 0: what suits the device")
+      ->check(CLI::Range(0, 65536))
       ->capture_default_str();
   command.add_flag("--realtime", engine.realtime, kRealtimeHelp);
   command

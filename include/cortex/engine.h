@@ -246,7 +246,9 @@ struct EngineOptions {
   /// "cpu", "cuda:N", or "auto": the first GPU that this build and machine can use, else the CPU.
   std::string device = "auto";
   int max_sessions = 16;
-  int max_batch = 16;
+  /// Steps or windows computed at once; 0: what suits the device. At most as many streams as
+  /// max_sessions are ever ready together.
+  int max_batch = 0;
   int max_queued_steps = 4;  ///< a session's steps waiting or in flight
   int max_queued_windows = 256;
   int max_window_events = 16384;
@@ -264,6 +266,9 @@ struct EngineOptions {
   bool realtime = false;
   /// A float window model's linears in 8-bit floats, on a Hopper GPU.
   bool fp8 = false;
+  /// A file of `cortex tune`, for windows on a Hopper GPU in place of the table that ships. Counts
+  /// for the whole process.
+  std::string gemm_table = {};
 };
 
 class Engine {

@@ -56,6 +56,17 @@ ModelInfo describe(const ModelFile& file, const EngineOptions& options) {
   return info;
 }
 
+/// `options` with a max_batch. A core's time grows with a batch from the first row on; a GPU's
+/// hardly does until the rows fill it.
+EngineOptions with_batch(EngineOptions options, ModelKind kind, bool on_gpu) {
+  constexpr int kOfCpu = 16, kWindowsOfGpu = 64, kStreamsOfGpu = 1024;
+  if (options.max_batch == 0)
+    options.max_batch = !on_gpu                     ? kOfCpu
+                        : kind == ModelKind::window ? kWindowsOfGpu
+                                                    : std::min(options.max_sessions, kStreamsOfGpu);
+  return options;
+}
+
 SchedulerOptions scheduler_options(const EngineOptions& options, bool streams) {
   return {.max_batch = options.max_batch,
           .max_windows = options.max_queued_windows,
@@ -81,7 +92,6 @@ CpuOptions cpu_options(const ModelFile& file, const EngineOptions& options) {
 
 Result<std::unique_ptr<Engine>> Engine::create(const EngineOptions& options) {
   for (const auto& [field, value] : {std::pair{"max_sessions", options.max_sessions},
-                                     {"max_batch", options.max_batch},
                                      {"max_queued_steps", options.max_queued_steps},
                                      {"max_queued_windows", options.max_queued_windows},
                                      {"max_window_events", options.max_window_events},
@@ -89,6 +99,9 @@ Result<std::unique_ptr<Engine>> Engine::create(const EngineOptions& options) {
     if (value < 1)
       return Error{ErrorCode::invalid_argument,
                    fmt::format("{} is {}, not at least 1", field, value), field};
+  if (options.max_batch < 0)
+    return Error{ErrorCode::invalid_argument,
+                 fmt::format("max_batch is {}, not at least 0", options.max_batch), "max_batch"};
   auto file = is_identity_name(options.model_path)
                   ? Result<ModelFile>(identity_model(options.model_path))
                   : load_model(options.model_path);
@@ -104,7 +117,8 @@ Result<std::unique_ptr<LocalEngine>> LocalEngine::create(const EngineOptions& op
     if (options.fp8 && file.config.kind == ModelKind::stream)
       return Error{ErrorCode::invalid_argument,
                    "fp8 is for window models: a stream keeps its bits in any batch", "fp8"};
-    auto backend = make_backend(options.device, cpu_options(file, options), {.fp8 = options.fp8});
+    auto backend = make_backend(options.device, cpu_options(file, options),
+                                {.fp8 = options.fp8, .gemm_table = options.gemm_table});
     if (!backend) return backend.error();
     return std::make_unique<LocalEngine>(options, file, *std::move(backend));
   } catch (const std::bad_alloc&) {
@@ -117,7 +131,7 @@ Result<std::unique_ptr<LocalEngine>> LocalEngine::create(const EngineOptions& op
 
 LocalEngine::LocalEngine(const EngineOptions& options, const ModelFile& file, Backend backend,
                          const Clock& clock)
-    : options_(options),
+    : options_(with_batch(options, file.config.kind, backend.on_gpu)),
       config_(file.config),
       clock_(clock),
       info_(describe(file, options)),
