@@ -78,8 +78,8 @@ __device__ inline float put(const LinearArgs& a, int m, int n, float y, float be
 __device__ inline float put(const LinearArgs& a, int m, int n, float y) {
   return put(a, m, n, y, before_of(a, m, n));
 }
-/// What a norm will want to know of y, where y is a sum of this thread: by whole warps, neighbouring
-/// lanes with neighbouring columns.
+/// What a norm will want to know of y, where y is a sum of this thread: by whole warps,
+/// neighbouring lanes with neighbouring columns.
 __device__ inline void leave_narrow(const LinearArgs& a, int m, int n, float y, bool valid) {
   if (valid) a.narrow[static_cast<std::int64_t>(m) * a.n + n] = __float2bfloat16_rn(y);
   const float next = __shfl_xor_sync(kAllLanes, y, 1);

@@ -4,21 +4,16 @@
 #include "kernels/cuda/paged_page.cuh"
 #include "kernels/cuda/stream_blocks.h"
 
-/// All blocks of a stream model in one kernel, for rows so few that a kernel an operation costs more
-/// than the operation. Its blocks stay, each with its share of every linear's columns, and fetch
-/// the weights that they will need next while they wait for each other. Sums are made by the same
-/// functions and in the same order as those of skinny_linear and paged_stream.
+/// All blocks of a stream model in one kernel, for rows so few that a kernel an operation costs
+/// more than the operation. Its blocks stay, each with its share of every linear's columns, and
+/// fetch the weights that they will need next while they wait for each other. Sums are made by the
+/// same functions and in the same order as those of skinny_linear and paged_stream.
 namespace cortex::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kWarps = kThreads / kWarp;
 constexpr int kMostKeyBlocks = 64;
 constexpr int kMostLatentsHere = 8;  // of the attention: half an mma
-// A wait of about a second: the others are gone.
-constexpr int kMostPolls = 1 << 21;
-// Of the barrier's memory: how many arrived in all launches, and in those that ended.
-constexpr int kArrived = 0, kEnded = 32;
 
 enum Linear { kQkv, kOut, kUp, kDown };
 
@@ -32,6 +27,12 @@ struct Layout {
 };
 
 #if __CUDA_ARCH__ >= 900
+
+constexpr int kWarps = kThreads / kWarp;
+// A wait of about a second: the others are gone.
+constexpr int kMostPolls = 1 << 21;
+// Of the barrier's memory: how many arrived in all launches, and in those that ended.
+constexpr int kArrived = 0, kEnded = 32;
 
 /// What was written before any of the arrivals that it counts is seen after.
 __device__ unsigned load_acquire(const unsigned* p) {
@@ -66,8 +67,8 @@ __device__ void sum_chain(const LinearArgs& a, int first, const uint4* w, int pi
 #pragma unroll
   for (int half = 0; half < kHalves; ++half) {
     const int m = g + 8 * half;
-    const auto* const row = reinterpret_cast<const uint2*>(static_cast<const Bf16*>(a.x) +
-                                                           m * a.x_stride + first * 16);
+    const auto* const row =
+        reinterpret_cast<const uint2*>(static_cast<const Bf16*>(a.x) + m * a.x_stride + first * 16);
 #pragma unroll
     for (int j = 0; j < kMma; ++j) x[half][j] = m < a.m ? __ldcg(row + 4 * j + t) : uint2{0, 0};
   }
@@ -109,7 +110,8 @@ __device__ void multiply(const LinearArgs& a, int tiles, const uint4* w, float* 
   const bool valid = m < a.m;
   for (int i = threadIdx.x / kSkinnyTile; i < own; i += kThreads / kSkinnyTile) {
     const int n = static_cast<int>(blockIdx.x + i * gridDim.x) * kColumns + column;
-    const float y = scaled(a, n, add_chains(parts + i * chains * kSkinnyTile, chains, place), factor);
+    const float y =
+        scaled(a, n, add_chains(parts + i * chains * kSkinnyTile, chains, place), factor);
     if (a.epilogue == Epilogue::add) {
       z = finish(a, y, z);
       leave_narrow(a, m, n, z, valid);
@@ -165,8 +167,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   LiveWindow seen{0, 0, attention.cache.window_steps, attention.latents};
   // Where the page keeps block `number` of the head's keys.
   const auto stored = [&](int number) {
-    return page_head<Bf16>(attention, pages[number], head) +
-           number % page_blocks * Keys::kElements;
+    return page_head<Bf16>(attention, pages[number], head) + number % page_blocks * Keys::kElements;
   };
   const auto fetch_keys = [&](int layer) {
     if (attends && layer < p.blocks) {
@@ -189,8 +190,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     const int first = attention.cache.indptr[b];
     for (int number = threadIdx.x; number < layout.rounds.blocks; number += kThreads) {
       chunks[number] = seen.chunks(number);
-      pages[number] =
-          chunks[number] > 0 ? attention.cache.pages[first + number / page_blocks] : 0;
+      pages[number] = chunks[number] > 0 ? attention.cache.pages[first + number / page_blocks] : 0;
     }
     __syncthreads();
   }
