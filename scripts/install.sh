@@ -98,6 +98,9 @@ if [[ $level != light ]]; then
   want libgtest-dev
   want python3
   want librapidcheck-dev
+  want pybind11-dev
+  want python3-dev
+  want python3-numpy
   want libbenchmark-dev
   want_torch
 fi
