@@ -130,10 +130,13 @@ std::string metrics_page(const ServeState& state) {
   PrometheusText page;
   write_server(page, state);
   std::vector<Sample> samples;
-  for (const ModelRef& model : state.models.alive())
+  for (const ModelRef& model : state.models.alive()) {
     samples.push_back(
         {fmt::format("model=\"{}\",version=\"{}\"", label_value(model->name), model->version),
          model->engine->stats(), model->engine});
+    samples.back().stats.withheld += model->withheld;
+    samples.back().stats.late += model->late;
+  }
   write_models(page, samples);
   return page.text();
 }
