@@ -111,6 +111,7 @@ void write_models(PrometheusText& page, const std::vector<Sample>& samples) {
   rate(m::kPredictedBatch, &EngineStats::predicted_batch_us, 1e-6);
   rate(m::kCapacity, &EngineStats::capacity_hz, 1);
   rate(m::kReserved, &EngineStats::reserved_hz, 1);
+  rate(m::kBehind, &EngineStats::behind_hz, 1);
   for (const Sample& s : samples)
     for (const RealtimeGrant& grant : s.engine->realtime())
       page.gauge(m::kRealtime.name, m::kRealtime.help, grant.granted ? 1 : 0,
