@@ -7,6 +7,7 @@
 namespace cortex {
 
 void add_simulate(CLI::App& app);
+void add_download(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_serve(CLI::App& app);
 void add_replay(CLI::App& app);

@@ -10,6 +10,7 @@ int main(int argc, char** argv) {
       "Exit codes: 0, 1 failed, 2 usage.\n"
       "Example:\n  cortex simulate --out session.nwb && cortex inspect session.nwb");
   cortex::add_simulate(app);
+  cortex::add_download(app);
   cortex::add_inspect(app);
   cortex::add_serve(app);
   cortex::add_replay(app);
