@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <mutex>
 
 #include "kernels/cuda/memory.h"
 #include "kernels/ops.h"
@@ -48,13 +49,19 @@ void launch_together(void (*kernel)(Formal...), dim3 grid, int threads, std::siz
   launch_as(true, kernel, grid, threads, shared_bytes, stream, actual...);
 }
 
-/// Lets a kernel use more than 48 KB of shared memory, its own arrays included.
+/// Lets a kernel use more than 48 KB of shared memory, its own arrays included. Never takes back
+/// what another thread was let.
 template <class Kernel>
 void allow_shared(Kernel* kernel, std::size_t bytes) {
-  if (bytes > 40 * 1024)
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(bytes)),
-          "cudaFuncSetAttribute");
+  if (bytes <= 40 * 1024) return;
+  static std::mutex mutex;
+  const std::lock_guard lock(mutex);
+  cudaFuncAttributes attributes = {};
+  check(cudaFuncGetAttributes(&attributes, kernel), "cudaFuncGetAttributes");
+  if (attributes.maxDynamicSharedSizeBytes >= static_cast<int>(bytes)) return;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(bytes)),
+        "cudaFuncSetAttribute");
 }
 
 inline unsigned blocks_of(std::int64_t n, std::int64_t each) {

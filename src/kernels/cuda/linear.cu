@@ -13,7 +13,6 @@ namespace {
 
 constexpr int kSkinnyMostRows = 32;  // more rows pay for shared memory
 constexpr int kSkinnyThreads = 128;
-constexpr std::size_t kMostShared = 112 * 1024;
 
 template <class T>
 struct Traits;
@@ -73,7 +72,7 @@ __global__ void __launch_bounds__(kSkinnyThreads) skinny_linear(const LinearArgs
   const int column = threadIdx.x % kColumns;
   const int n = n0 + column, m = m0 + threadIdx.x / kColumns;
   const bool valid = m < a.m && n < a.n;
-  RowSquares squares;
+  RowSquares<> squares;
   float before = 0, factor = 1;
   wait_for_previous();
   for (int row = warp; row < here; row += kWarps)
@@ -208,7 +207,7 @@ __global__ void __launch_bounds__(kM / kWarpM * (kN / kWarpN) * kWarp)
     const int m = min(m0 + i / 8, a.m - 1);
     float factor = 1;
     if (a.squares) {
-      RowSquares squares;
+      RowSquares<> squares;
       squares.load(a, m, i % 8);
       factor = squares.inverse_rms(a, m, i % 8);
     }
@@ -372,7 +371,7 @@ void launch_mma(const LinearArgs& a, cudaStream_t stream) {
     const std::size_t bytes = static_cast<std::size_t>(kColumns + std::min(a.m, kSkinnyRows)) *
                                   (row_bytes + kSkinnyPad * sizeof(uint4)) +
                               chains * kSkinnyTile * sizeof(float);
-    allow_shared(skinny_linear<T>, kMostShared);
+    allow_shared(skinny_linear<T>, bytes);
     launch(skinny_linear<T>, dim3(blocks_of(a.n, kColumns), blocks_of(a.m, kSkinnyRows)),
            kSkinnyThreads, bytes, stream, a);
     return;

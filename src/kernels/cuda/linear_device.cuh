@@ -12,21 +12,27 @@ constexpr int kSkinnyTile = kSkinnyRows * kColumns;
 constexpr int kSkinnyPad = 2;  // vectors behind a row, so that four rows lie in different banks
 constexpr int kChain = 16;     // mma of a chain
 
+/// Room for a row's squares of 8 columns each, whole groups of 64 of them.
+__host__ __device__ constexpr int turned_eighths(int eighths) { return (eighths + 63) / 64 * 64; }
+
 #ifdef __CUDACC__
 
 /// 1 / rms of row m, by eight neighbouring lanes that hold `part` 0 to 7. A row's squares are
 /// summed over groups of 64 columns: in a group each of the four pairs of 8 columns on its own,
 /// first to last, then those four pairwise; then the groups first to last.
+/// kTurned: each 64 places lie turned, 8 by 8, so that lanes read neighbours.
+template <bool kTurned = false>
 struct RowSquares {
   float4 each[8];  // of the first 512 columns
   __device__ void load(const LinearArgs& a, int m, int part, int first = 0) {
     const int eighths = (a.k + 7) / 8;
     const auto* const row =
-        reinterpret_cast<const float4*>(a.squares) + static_cast<std::int64_t>(m) * eighths;
+        reinterpret_cast<const float4*>(a.squares) +
+        static_cast<std::int64_t>(m) * (kTurned ? turned_eighths(eighths) : eighths);
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       const int at = first + part * 8 + i;
-      each[i] = at < eighths ? row[at] : float4{0, 0, 0, 0};
+      each[i] = at < eighths ? row[kTurned ? first + i * 8 + part : at] : float4{0, 0, 0, 0};
     }
   }
   __device__ float inverse_rms(const LinearArgs& a, int m, int part) {
@@ -80,12 +86,16 @@ __device__ inline float put(const LinearArgs& a, int m, int n, float y) {
 }
 /// What a norm will want to know of y, where y is a sum of this thread: by whole warps,
 /// neighbouring lanes with neighbouring columns.
-__device__ inline void leave_narrow(const LinearArgs& a, int m, int n, float y, bool valid) {
+template <bool kTurned = false>
+__device__ void leave_narrow(const LinearArgs& a, int m, int n, float y, bool valid) {
   if (valid) a.narrow[static_cast<std::int64_t>(m) * a.n + n] = __float2bfloat16_rn(y);
   const float next = __shfl_xor_sync(kAllLanes, y, 1);
-  if (valid && n % 2 == 0)
-    a.squares_out[(static_cast<std::int64_t>(m) * ((a.n + 7) / 8) + n / 8) * 4 + n % 8 / 2] =
-        pair_square(y, next);
+  if (!valid || n % 2 != 0) return;
+  const int eighths = (a.n + 7) / 8, at = n / 8;
+  const std::int64_t eighth =
+      kTurned ? std::int64_t{m} * turned_eighths(eighths) + (at & ~63) + at % 8 * 8 + at % 64 / 8
+              : std::int64_t{m} * eighths + at;
+  a.squares_out[eighth * 4 + n % 8 / 2] = pair_square(y, next);
 }
 
 /// The sums of a chain, as mma leaves them, to [kSkinnyRows][kColumns].
@@ -101,6 +111,7 @@ __device__ void put_chain(Sum* to, const Sum (&d)[4]) {
 template <class Sum>
 __device__ Sum add_chains(const Sum* parts, int chains, int at) {
   Sum sum = parts[at];
+#pragma unroll 4
   for (int c = 1; c < chains; ++c) sum += parts[c * kSkinnyTile + at];
   return sum;
 }

@@ -16,18 +16,20 @@ const void* dense(const LinearWeight* weight, std::int64_t out, std::int64_t in,
   return fits ? w.data() : nullptr;
 }
 
+/// Of a row: four floats for 8 columns, whole groups of 64.
+std::int64_t squares_bytes(std::int64_t cols) { return (cols + 511) / 512 * 1024; }
+
 bool is_dense(const MatrixView& m, DType dtype) { return m.dtype == dtype && m.stride == m.cols; }
 
 }  // namespace
 
 void StreamBlocks::reserve(const OpsCapacity& c) {
-  const std::int64_t elements =
-      std::min<std::int64_t>(c.rows, StreamBlocksPlan::kMostRows) * c.inputs;
-  const auto bytes = static_cast<std::size_t>(2 * elements);
+  const std::int64_t rows = std::min<std::int64_t>(c.rows, StreamBlocksPlan::kMostRows);
+  const auto bytes = static_cast<std::size_t>(2 * rows * c.inputs);
   if (narrow_.bytes() >= bytes) return;
   check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
   narrow_ = device_memory(bytes);
-  squares_ = device_memory(bytes);
+  squares_ = device_memory(static_cast<std::size_t>(rows * squares_bytes(c.inputs)));
   arrivals_ = device_memory(kBarrierBytes);
   check(cudaMemset(arrivals_.as<void>(), 0, kBarrierBytes), "cudaMemset");
   check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
@@ -38,7 +40,8 @@ bool StreamBlocks::run(const StreamBlocksArgs& args, cudaStream_t stream) {
   const auto blocks = static_cast<int>(args.blocks.size());
   if (rows == 0 || rows > StreamBlocksPlan::kMostRows || blocks == 0 ||
       blocks > StreamBlocksPlan::kMostBlocks ||
-      narrow_.bytes() < static_cast<std::size_t>(2 * rows * dim))
+      narrow_.bytes() < static_cast<std::size_t>(2 * rows * dim) ||
+      squares_.bytes() < static_cast<std::size_t>(rows * squares_bytes(dim)))
     return false;
   if (!is_dense(args.z, DType::f32) || !is_dense(args.hidden, DType::bf16) ||
       !is_dense(args.attention.qkv, DType::bf16) || !is_dense(args.attention.out, DType::bf16) ||

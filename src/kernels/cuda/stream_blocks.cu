@@ -40,12 +40,14 @@ __device__ unsigned load_acquire(const unsigned* p) {
   asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(p) : "memory");
   return value;
 }
-/// By all threads: what they wrote is seen by whoever sees the arrival.
+/// By all threads: what they wrote is seen by whoever sees the arrival. Copies that are begun after
+/// it do not hold it up.
 __device__ void arrive(unsigned* arrivals) {
   __syncthreads();
   if (threadIdx.x == 0)
     asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(arrivals + kArrived), "r"(1)
                  : "memory");
+  __syncthreads();
 }
 /// By all threads, until `target` have arrived. The count wraps around.
 __device__ void wait_for(const unsigned* arrivals, unsigned target) {
@@ -78,43 +80,59 @@ __device__ void sum_chain(const LinearArgs& a, int first, const uint4* w, int pi
                  reinterpret_cast<const uint2*>(w + g * pitch + 2 * (first + j))[t]);
 }
 
+/// What of a linear is this block's, and this warp's: worked out before there is anything to read.
+struct Share {
+  int own;     ///< tiles
+  int chains;  ///< of a tile
+  int task;    ///< the warp's first: a chain of a tile
+  int tile, first;
+  __device__ Share(int tiles, int k) {
+    own = (tiles - static_cast<int>(blockIdx.x) + static_cast<int>(gridDim.x) - 1) /
+          static_cast<int>(gridDim.x);
+    chains = (k / 16 + kChain - 1) / kChain;
+    // Warps 0 and 4 come last: they have the squares of the first rows.
+    take(static_cast<int>(0x54372106U >> (threadIdx.x / kWarp * 4) & 7U));
+  }
+  __device__ void take(int number) {
+    task = number;
+    tile = number / chains;
+    first = number % chains * kChain;
+  }
+};
+
 /// This block's tiles of a linear. A thread's place in a tile is the same in every linear, so that
 /// what Epilogue::add adds to stays with it: `z`, of the block's only tile.
 template <int kHalves>
-__device__ void multiply(const LinearArgs& a, int tiles, const uint4* w, float* parts, float& z) {
+__device__ void multiply(const LinearArgs& a, Share share, const uint4* w, float* parts, float& z) {
   const int warp = threadIdx.x / kWarp;
-  const int steps = a.k / 16, chains = (steps + kChain - 1) / kChain;
+  const int steps = a.k / 16, chains = share.chains;
   const int pitch = a.k / 8 + kSkinnyPad;
-  const int own = (tiles - static_cast<int>(blockIdx.x) + static_cast<int>(gridDim.x) - 1) /
-                  static_cast<int>(gridDim.x);
   const int place = threadIdx.x % kSkinnyTile;
   const int m = place / kColumns, column = place % kColumns;
   const bool ends = warp % 4 * 4 < a.m;  // rows of this warp
-  RowSquares squares;
+  RowSquares<true> squares;
   if (a.squares && ends) squares.load(a, min(m, a.m - 1), column);
-  // The warps that have the first rows come last.
-  for (int task = (warp + kWarps - 1) % kWarps; task < own * chains; task += kWarps) {
-    const int tile = task / chains, first = task % chains * kChain;
-    const uint4* const columns = w + tile * kColumns * pitch;
+  for (; share.task < share.own * chains; share.take(share.task + kWarps)) {
+    const uint4* const columns = w + share.tile * kColumns * pitch;
     float d[4] = {};
-    if (steps - first >= kChain)
-      sum_chain<kHalves, kChain>(a, first, columns, pitch, d);
+    if (steps - share.first >= kChain)
+      sum_chain<kHalves, kChain>(a, share.first, columns, pitch, d);
     else
-      sum_chain<kHalves, kChain / 2>(a, first, columns, pitch, d);
-    put_chain(parts + task * kSkinnyTile, d);
+      sum_chain<kHalves, kChain / 2>(a, share.first, columns, pitch, d);
+    put_chain(parts + share.task * kSkinnyTile, d);
   }
   float factor = 1;
   if (a.squares && ends) factor = squares.inverse_rms(a, min(m, a.m - 1), column);
   __syncthreads();
   if (!ends) return;
   const bool valid = m < a.m;
-  for (int i = threadIdx.x / kSkinnyTile; i < own; i += kThreads / kSkinnyTile) {
+  for (int i = threadIdx.x / kSkinnyTile; i < share.own; i += kThreads / kSkinnyTile) {
     const int n = static_cast<int>(blockIdx.x + i * gridDim.x) * kColumns + column;
     const float y =
         scaled(a, n, add_chains(parts + i * chains * kSkinnyTile, chains, place), factor);
     if (a.epilogue == Epilogue::add) {
       z = finish(a, y, z);
-      leave_narrow(a, m, n, z, valid);
+      leave_narrow<true>(a, m, n, z, valid);
     } else if (valid) {
       put(a, m, n, y, 0);
     }
@@ -235,12 +253,13 @@ __global__ void __launch_bounds__(kThreads, 1)
         a.squares_out = p.squares;
       }
       a.x_stride = a.k;
+      const Share share(layout.tiles[kind], a.k);
       wait_copies<kLaterCopies>();
       if (i < 0)
         __syncthreads();
       else
         wait_for(p.arrivals, target);
-      multiply<kHalves>(a, layout.tiles[kind], shared + layout.slot[kind], parts, z);
+      multiply<kHalves>(a, share, shared + layout.slot[kind], parts, z);
       arrive(p.arrivals);
       fetch_weights(next);
     } else {

@@ -22,7 +22,7 @@ struct StreamBlocksPlan {
   float* z = nullptr;            ///< [steps * R, dim]
   void* hidden = nullptr;        ///< [steps * R, hidden_dim] bf16
   void* narrow = nullptr;        ///< [steps * R, dim] bf16, room
-  float* squares = nullptr;      ///< [steps * R, dim / 2], room
+  float* squares = nullptr;      ///< [steps * R, dim / 2], dim up to whole 512, room
   unsigned* arrivals = nullptr;  ///< kBarrierBytes, zero before the first launch
 };
 constexpr std::size_t kBarrierBytes = 256;
