@@ -209,8 +209,10 @@ void Scheduler::push_step(const StepOffer& step, StepFlow& flow) {
     const auto period = static_cast<TimeNs>(1e9 / flow.rate_hz);
     // Empty steps before this one stand for the time that has passed without any.
     const TimeNs at = step.arrived - (step.forwards - 1) * period;
-    const TimeNs kept =
-        std::clamp(flow.next_arrival, at, at + scaled(kMostAhead * step.forwards, period));
+    // One that is behind sends at once what the device has held up.
+    const TimeNs kept = flow.fell > 0 ? at
+                                      : std::clamp(flow.next_arrival, at,
+                                                   at + scaled(kMostAhead * step.forwards, period));
     flow.next_arrival = kept + scaled(kRateSlack * step.forwards, period);
     const TimeNs ahead = kept - at;
     work.flow = &flow;
