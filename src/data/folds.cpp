@@ -56,6 +56,24 @@ bool split_wanted(const std::string& splits, const std::string& split) {
   return false;
 }
 
+Result<std::vector<Recording>> keep_trials(const std::vector<Recording>& recordings,
+                                           const std::string& splits, std::int64_t count,
+                                           std::uint64_t seed) {
+  std::vector<Recording> out = recordings;
+  FoldOptions options;
+  options.splits = splits;
+  options.seed = seed;
+  for (std::size_t r = 0; r < out.size(); ++r) {
+    const auto order = deal(out[r], options, r);
+    if (count < 1 || order.size() < static_cast<std::size_t>(count))
+      return bad("train-trials", fmt::format("{} trials are wanted, {} has {} of split '{}'", count,
+                                             out[r].path, order.size(), splits));
+    for (std::size_t i = static_cast<std::size_t>(count); i < order.size(); ++i)
+      out[r].trials[order[i]].split = "unused";
+  }
+  return out;
+}
+
 Result<std::vector<Recording>> fold_recordings(const std::vector<Recording>& recordings,
                                                const FoldOptions& options, int fold) {
   if (options.folds < 2 || options.folds > 1000)

@@ -41,6 +41,12 @@ struct FoldOptions {
 Result<std::vector<Recording>> fold_recordings(const std::vector<Recording>& recordings,
                                                const FoldOptions& options, int fold);
 
+/// All but `count` trials of the splits `splits`, of each recording, become "unused"; which ones is
+/// drawn by `seed`. Fewer than `count` are an error: invalid_argument.
+Result<std::vector<Recording>> keep_trials(const std::vector<Recording>& recordings,
+                                           const std::string& splits, std::int64_t count,
+                                           std::uint64_t seed);
+
 /// Whether `split` is one of `splits` (comma separated; "all": any).
 bool split_wanted(const std::string& splits, const std::string& split);
 

@@ -135,7 +135,8 @@ PairedDifference paired_bootstrap(std::span<const TrialScore> first,
   const ConfidenceInterval bounds = interval(draws, 0.95);
   out.low = bounds.low;
   out.high = bounds.high;
-  if (resamples > 0) out.p = std::min(1.0, 2 * std::min(above, below) / resamples);
+  // The draw that was made counts too, so that no p is 0.
+  out.p = std::min(1.0, 2 * (std::min(above, below) + 1) / (resamples + 1.0));
   return out;
 }
 

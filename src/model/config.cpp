@@ -173,8 +173,8 @@ Result<void> ModelConfig::validate() const {
     return bad_field(field, fmt::format("is {}, allowed are {} to {}", v, low, high));
   };
   for (const auto& e :
-       {in_range("dim", dim, 2, 8192), in_range("layers", layers, 1, 128),
-        in_range("heads", heads, 1, 256), in_range("head_dim", head_dim, 2, 512),
+       {in_range("dim", dim, linear() ? 1 : 2, 8192), in_range("layers", layers, 1, 128),
+        in_range("heads", heads, 1, 256), in_range("head_dim", head_dim, linear() ? 1 : 2, 512),
         in_range("mlp_ratio", mlp_ratio, 1, 16), in_range("latents", latents, 1, 4096),
         in_range("value_buckets", value_buckets, 2, 4096),
         in_range("output.names", outputs(), 1, 1024)})
@@ -182,7 +182,8 @@ Result<void> ModelConfig::validate() const {
   if (heads * head_dim != dim)
     return bad_field("head_dim",
                      fmt::format("is {}: {} heads of it are not dim {}", head_dim, heads, dim));
-  if (head_dim % 2 && !linear()) return bad_field("head_dim", fmt::format("is {}, which is odd", head_dim));
+  if (head_dim % 2 && !linear())
+    return bad_field("head_dim", fmt::format("is {}, which is odd", head_dim));
   if (!finite_positive(bin_ms)) return bad_field("bin_ms", fmt::format("is {}", bin_ms));
   if (output_units.size() != output_names.size())
     return bad_field("output.units", fmt::format("has {} entries for {} names", output_units.size(),
