@@ -52,8 +52,8 @@ struct Timeline {
 enum class OtherTrials { keep, blank };
 
 /// Steps with trials of `splits` scored. With `blank`, every step that overlaps another trial loses
-/// its spikes, and every step that is not scored its target, so that nothing of the validation trials
-/// is learned.
+/// its spikes, and every step that is not scored its target, so that nothing of the validation
+/// trials is learned.
 Result<TimelinePart> make_part(const Recording& recording, const SteppedRecording& stepped,
                                const std::string& splits, OtherTrials others,
                                const StepOptions& options, const ProtocolOptions& protocol);
