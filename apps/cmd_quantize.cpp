@@ -41,6 +41,11 @@ void show_progress(const std::string& what) {
 
 void quantize(QuantizeFlags flags) {
   const ModelFile model = load_model(flags.model).value_or_throw();
+  if (model.config.linear())
+    throw Exception{{ErrorCode::unsupported,
+                     fmt::format("{} is a {} decoder: it has no linears to quantise", flags.model,
+                                 to_string(model.config.kind)),
+                     "model"}};
   const std::size_t file_bytes_before = file_bytes(flags.model);
   const QuantizeData data = read_quantize_data(model.config, flags.data);
   flags.options.precision = flags.precision == "int8" ? DType::i8 : DType::bf16;

@@ -57,9 +57,10 @@ void print_for_a_person(const ModelFile& model, const std::string& path) {
     memory += (memory.empty() ? "" : ", ") + dtype + " " + std::to_string(bytes);
   line("precision", precision_name(model.precision()));
   line("memory", std::to_string(model.bytes()) + " bytes of weights: " + memory);
-  line("width", std::to_string(c.dim) + ", " + std::to_string(c.layers) + " layers, " +
-                    std::to_string(c.heads) + " heads of " + std::to_string(c.head_dim) + ", " +
-                    to_string(c.norm));
+  if (!c.linear())
+    line("width", std::to_string(c.dim) + ", " + std::to_string(c.layers) + " layers, " +
+                      std::to_string(c.heads) + " heads of " + std::to_string(c.head_dim) + ", " +
+                      to_string(c.norm));
   std::string outputs;
   for (std::size_t i = 0; i < c.output_names.size(); ++i)
     outputs += (i ? ", " : "") + c.output_names[i] +
@@ -71,11 +72,17 @@ void print_for_a_person(const ModelFile& model, const std::string& path) {
                        " ms, " + std::to_string(c.max_neurons) + " neurons");
     line("receptive", c.receptive_ms > 0 ? "+-" + number(c.receptive_ms) + " ms" : "dense");
   } else {
-    line("latents", std::to_string(c.latents) + " a step");
+    if (!c.linear()) line("latents", std::to_string(c.latents) + " a step");
     line("step", number(c.step_ms) + " ms of " + std::to_string(c.bins_per_step()) + " bins of " +
                      number(c.bin_ms) + " ms");
-    line("sees", std::to_string(c.window_steps) + " steps (" + number(c.window_steps * c.step_ms) +
-                     " ms), events of the last " + std::to_string(c.receptive_steps));
+    if (!c.linear())
+      line("sees", std::to_string(c.window_steps) + " steps (" +
+                       number(c.window_steps * c.step_ms) + " ms), events of the last " +
+                       std::to_string(c.receptive_steps));
+    else if (c.kind == ModelKind::ridge)
+      line("sees", std::to_string(c.receptive_steps) + " steps of counts");
+    else
+      line("sees", std::to_string(c.window_steps) + " steps, a state of " + std::to_string(c.dim));
     line("answer", "for " + number(c.target_offset_ms) + " ms from the end of its step");
     std::string units = std::to_string(c.units.size()) + ":";
     for (std::size_t u = 0; u < c.units.size() && u < kListedUnits; ++u)

@@ -60,6 +60,11 @@ ModelFile load(const ModelSource& source) {
   ModelFile file;
   if (!source.model.empty()) {
     file = load_model(source.model).value_or_throw();
+    if (file.config.linear())
+      throw Exception{{ErrorCode::unsupported,
+                       fmt::format("{} is a {} decoder, which has no layers to measure",
+                                   source.model, to_string(file.config.kind)),
+                       "model"}};
   } else {
     ModelConfig config = preset_config(source.preset).value_or_throw();
     if (config.kind == ModelKind::stream)

@@ -31,6 +31,8 @@ void add_learning_flags(CLI::App& command, train::TrainOptions& o) {
   flag("--iterations", o.iterations, "Updates (default 3000, or until --minutes are over)");
   flag("--minutes", o.minutes, "Wall time; the schedule then follows the clock");
   flag("--seed", o.seed, "Of weights and data order");
+  flag("--select", o.select, "Weights to export: best on --split-val, or last");
+  flag("--accumulate", o.accumulate, "Parts in which a batch is computed, for memory's sake");
   flag("--batch", o.batch, "Crops an update; 0: 16 (stream), 4 (window)");
   flag("--crop-steps", o.crop_steps, "Steps of a crop, warm-up included; 0: by the model");
   flag("--lr", o.lr, "Peak learning rate");
@@ -73,9 +75,17 @@ void add_train(CLI::App& app) {
   auto options = std::make_shared<train::TrainOptions>();
   auto json = std::make_shared<bool>(false);
   train::TrainOptions& o = *options;
-  command->add_option("--preset", o.preset, "stream-nano|xs|s|m or cortex-xs|s|m")
+  command
+      ->add_option("--preset", o.preset,
+                   "stream-nano|xs|s|m, cortex-xs|s|m, or a baseline: gru, transformer, possm")
       ->capture_default_str();
   add_data_flags(*command, o.data, true);
+  command
+      ->add_option("--units-by", o.data.units_by,
+                   "id: all recordings hold the same units; session: each has its own")
+      ->capture_default_str();
+  auto protocol = std::make_shared<ProtocolFlags>();
+  add_protocol_flags(*command, *protocol, o.data);
   command->add_option("--split-train", o.data.train_split, "Trials to learn from")
       ->capture_default_str();
   command->add_option("--split-val", o.data.val_split, "Trials to score, or none")
@@ -92,13 +102,35 @@ void add_train(CLI::App& app) {
   add_device_flags(*command, o.device, o.threads);
   add_model_flags(*command, o.model);
   add_learning_flags(*command, o);
+  command->add_option("--init", o.init, "Model to start from, on these or other units");
+  command->add_option("--learn", o.learn, "all, or units: the rows of the recordings' units alone")
+      ->capture_default_str();
+  command->add_option("--train-trials", o.train_trials,
+                      "Trials of each recording to learn from, drawn by --seed; 0: all");
+  command->add_flag("--float64", o.float64, "Compute in double precision, to compare runs")
+      ->group("Learning");
+  command
+      ->add_option("--rank-timeout", o.rank_timeout_s,
+                   "Seconds that ranks (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT) wait for one "
+                   "another")
+      ->capture_default_str();
+  command->add_flag("--bf16", o.bf16, "Multiply in bfloat16; parameters and sums stay float32")
+      ->group("Learning");
   command->add_flag("--quiet", o.quiet, "No progress lines");
   command->add_flag("--json", *json, "One JSON object on standard output at the end");
   command->footer(
       "Example:\n  cortex-train train --preset stream-nano --nwb session.nwb --out "
       "model.safetensors --minutes 10");
-  command->callback([options, json] {
+  command->callback([options, protocol, json] {
     train::TrainOptions final_options = *options;
+    final_options.data = with_protocol(*protocol, final_options.data);
+    if (final_options.data.folds) {
+      if (final_options.data.fold < 0)
+        throw CLI::ValidationError("--fold", "which of the folds is not to be seen?");
+      // Nothing of a tested trial may choose anything: the last weights are taken.
+      final_options.data.val_split = "test";
+      final_options.select = "last";
+    }
     if (final_options.data.val_split == "none") final_options.data.val_split.clear();
     run_train(final_options, *json);
   });

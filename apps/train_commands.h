@@ -1,6 +1,7 @@
 #pragma once
 
 #include <CLI/App.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,12 +15,28 @@ namespace cortex {
 void add_train(CLI::App& app);
 void add_evaluate(CLI::App& app);
 void add_ridge(CLI::App& app);
+void add_kalman(CLI::App& app);
+void add_compare(CLI::App& app);
 void add_import(CLI::App& app);
 void add_reference(CLI::App& app);
 
 /// Flags that say which recordings and how they are cut. `steps`: bins and steps are the user's to
 /// choose, not the model's.
 void add_data_flags(CLI::App& command, train::DataOptions& data, bool steps);
+/// Which steps count, and cross-validation. Folds are looked at when the command runs.
+struct ProtocolFlags {
+  std::string protocol = "causal";
+  int folds = 0;  ///< 0: the splits of the file
+  int fold = -1;
+  std::string scheme = "trial";
+  std::optional<double> guard_s;
+  std::uint64_t seed = 1;
+  std::string splits = "all";
+};
+void add_protocol_flags(CLI::App& command, ProtocolFlags& flags, train::DataOptions& data);
+/// `data` with the protocol and the folds of `flags`.
+train::DataOptions with_protocol(const ProtocolFlags& flags, train::DataOptions data);
+
 void add_device_flags(CLI::App& command, std::string& device, int& threads);
 
 void write_numbers(JsonWriter& json, const char* key, const std::vector<double>& values);

@@ -5,7 +5,7 @@
 namespace cortex {
 
 void add_data_flags(CLI::App& command, train::DataOptions& data, bool steps) {
-  command.add_option("--nwb", data.nwb, "Recording(s) with the same units, comma separated")
+  command.add_option("--nwb", data.nwb, "Recording(s), comma separated")
       ->required()
       ->delimiter(',');
   command.add_option("--target", data.target, "Behaviour series to decode")->capture_default_str();
@@ -18,6 +18,49 @@ void add_data_flags(CLI::App& command, train::DataOptions& data, bool steps) {
       ->capture_default_str();
   command.add_option("--target-offset-ms", data.target_offset_ms,
                      "Target time minus the end of its step (default: the step's centre)");
+}
+
+void add_protocol_flags(CLI::App& command, ProtocolFlags& flags, train::DataOptions& data) {
+  const auto flag = [&](const char* name, auto& into, const char* help) {
+    return command.add_option(name, into, help)->group("Protocol");
+  };
+  flag(
+      "--protocol", flags.protocol,
+      "causal: every step of a trial; onset: the velocity at movement onset; nlb: a span around it")
+      ->capture_default_str();
+  flag("--align", data.protocol.align, "onset, nlb: column of trials that holds the onset")
+      ->capture_default_str();
+  flag("--from-ms", data.protocol.from_ms, "nlb: start of the span")->capture_default_str();
+  flag("--to-ms", data.protocol.to_ms, "nlb: end of the span")->capture_default_str();
+  flag("--lag-ms", data.protocol.lag_ms, "nlb: how much later than the span behaviour is scored")
+      ->capture_default_str();
+  flag("--folds", flags.folds,
+       "Cross-validation over this many folds instead of the file's splits");
+  flag("--fold", flags.fold, "One of them, from 0: its trials are the split 'test'");
+  flag("--fold-scheme", flags.scheme, "trial: dealt at random; block: runs of trials in time")
+      ->capture_default_str();
+  flag("--fold-guard", flags.guard_s,
+       "Seconds from a tested trial within which none is trained on (trial: 0, block: 1)");
+  flag("--fold-seed", flags.seed, "Of the deal")->capture_default_str();
+  flag("--fold-splits", flags.splits, "Trials of the file that take part, comma separated, or all")
+      ->capture_default_str();
+}
+
+train::DataOptions with_protocol(const ProtocolFlags& flags, train::DataOptions data) {
+  data.protocol.protocol = parse_protocol(flags.protocol).value_or_throw();
+  if (flags.folds == 0) {
+    if (flags.fold >= 0) throw CLI::ValidationError("--fold", "of how many? Give --folds as well");
+    return data;
+  }
+  FoldOptions folds;
+  folds.folds = flags.folds;
+  folds.scheme = parse_fold_scheme(flags.scheme).value_or_throw();
+  folds.guard_s = flags.guard_s.value_or(folds.scheme == FoldScheme::block ? 1.0 : 0.0);
+  folds.seed = flags.seed;
+  folds.splits = flags.splits;
+  data.folds = folds;
+  data.fold = flags.fold;
+  return data;
 }
 
 void add_device_flags(CLI::App& command, std::string& device, int& threads) {

@@ -12,6 +12,8 @@ int main(int argc, char** argv) {
   cortex::add_train(app);
   cortex::add_evaluate(app);
   cortex::add_ridge(app);
+  cortex::add_kalman(app);
+  cortex::add_compare(app);
   cortex::add_import(app);
   cortex::add_reference(app);
   // The library checks most flags itself.

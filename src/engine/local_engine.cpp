@@ -7,6 +7,7 @@
 #include "core/realtime.h"
 #include "kernels/backend.h"
 #include "model/identity_model.h"
+#include "model/linear_model.h"
 
 namespace cortex {
 namespace {
@@ -31,7 +32,7 @@ ModelInfo describe(const ModelFile& file, const EngineOptions& options) {
   ModelInfo info;
   info.path = options.model_path;
   info.digest = file.digest;
-  info.kind = to_string(c.kind);
+  info.kind = to_string(c.streams() ? ModelKind::stream : ModelKind::window);
   info.preset = c.preset;
   info.precision = precision_name(file.precision());
   info.parameters = file.parameter_count();
@@ -40,7 +41,7 @@ ModelInfo describe(const ModelFile& file, const EngineOptions& options) {
         {c.output_names[static_cast<std::size_t>(i)], c.output_units[static_cast<std::size_t>(i)]});
   info.bin_ms = c.bin_ms;
   info.training_json = c.training_json;
-  if (c.kind == ModelKind::stream) {
+  if (c.streams()) {
     for (const ModelUnit& u : c.units) info.unit_ids.push_back(u.id);
     info.step_ms = c.step_ms;
     info.bins_per_step = c.bins_per_step();
@@ -115,10 +116,12 @@ Result<std::unique_ptr<Engine>> Engine::create(const EngineOptions& options) {
 Result<std::unique_ptr<LocalEngine>> LocalEngine::create(const EngineOptions& options,
                                                          const ModelFile& file) {
   try {
-    if (options.fp8 && file.config.kind == ModelKind::stream)
+    if (options.fp8 && file.config.streams())
       return Error{ErrorCode::invalid_argument,
                    "fp8 is for window models: a stream keeps its bits in any batch", "fp8"};
-    auto backend = make_backend(options.device, cpu_options(file, options),
+    // A linear decoder's step is a few thousand products: not worth a device.
+    const std::string device = file.config.linear() ? "cpu" : options.device;
+    auto backend = make_backend(device, cpu_options(file, options),
                                 {.fp8 = options.fp8, .gemm_table = options.gemm_table});
     if (!backend) return backend.error();
     return std::make_unique<LocalEngine>(options, file, *std::move(backend));
@@ -218,6 +221,8 @@ void LocalEngine::place_model(const ModelFile& file) {
                          ops_->cache_dtype(file.precision())};
   if (file.is_identity)
     stream_ = std::make_unique<IdentityStream>(options_.max_batch);
+  else if (file.config.linear())
+    stream_ = make_linear_stream(file, options_.max_batch, pool);
   else
     stream_ = std::make_unique<StreamModel>(file, *ops_, options_.max_batch, pool);
 }

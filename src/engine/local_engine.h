@@ -81,7 +81,7 @@ class LocalEngine final : public Engine {
     Counter cache_misses;
   };
 
-  bool streams() const { return config_.kind == ModelKind::stream; }
+  bool streams() const { return config_.streams(); }
   void reserve_streams(const ModelFile& file);
   void reserve_windows();
   /// The model and its pool of pages into the backend's memory.

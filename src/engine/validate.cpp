@@ -117,7 +117,7 @@ Result<void> check_window_events(const ModelConfig& config, std::span<const Even
                                  int max_events) {
   if (events.size() > static_cast<std::size_t>(max_events))
     return too_many(events.size(), max_events);
-  const bool stream = config.kind == ModelKind::stream;
+  const bool stream = config.streams();
   const auto units = static_cast<std::size_t>(config.unit_count());
   const std::int64_t bins = stream ? kMaxStep * config.bins_per_step() : config.max_bins;
   const std::int32_t least = stream ? 1 : 0;

@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 #include <simdjson.h>
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <set>
@@ -21,6 +22,9 @@ struct Preset {
   ModelKind kind;
   int dim, layers, heads, latents;
 };
+
+constexpr const char* kKinds[] = {"window", "stream", "ridge", "kalman"};
+constexpr int kMostLags = 256;
 
 constexpr Preset kPresets[] = {{"stream-nano", ModelKind::stream, 128, 4, 4, 1},
                                {"stream-xs", ModelKind::stream, 256, 5, 4, 4},
@@ -96,6 +100,9 @@ class FieldReader {
       into.emplace_back(text);
     }
   }
+  void read_value(const char* key, element value, bool& into) {
+    if (value.get(into)) fail(key, "is not true or false");
+  }
   void read_value(const char*, element value, element& into) { into = value; }
 
   object root_;
@@ -140,7 +147,7 @@ Result<object> parse_object(simdjson::dom::parser& parser, const std::string& js
 
 }  // namespace
 
-const char* to_string(ModelKind kind) { return kind == ModelKind::stream ? "stream" : "window"; }
+const char* to_string(ModelKind kind) { return kKinds[static_cast<int>(kind)]; }
 const char* to_string(NormKind kind) { return kind == NormKind::rmsnorm ? "rmsnorm" : "layernorm"; }
 
 int ModelConfig::bins_per_step() const { return static_cast<int>(std::lround(step_ms / bin_ms)); }
@@ -154,6 +161,11 @@ void ModelConfig::set_defaults() {
   if (block_period_max_ms == 0) block_period_max_ms = 4 * window_steps * step_ms;
 }
 
+void ModelConfig::set_linear_shape() {
+  dim = head_dim = 2;
+  layers = heads = latents = window_steps = receptive_steps = 1;
+}
+
 Result<void> ModelConfig::validate() const {
   const auto in_range = [](const char* field, std::int64_t v, std::int64_t low,
                            std::int64_t high) -> std::optional<Error> {
@@ -161,8 +173,8 @@ Result<void> ModelConfig::validate() const {
     return bad_field(field, fmt::format("is {}, allowed are {} to {}", v, low, high));
   };
   for (const auto& e :
-       {in_range("dim", dim, 2, 8192), in_range("layers", layers, 1, 128),
-        in_range("heads", heads, 1, 256), in_range("head_dim", head_dim, 2, 512),
+       {in_range("dim", dim, linear() ? 1 : 2, 8192), in_range("layers", layers, 1, 128),
+        in_range("heads", heads, 1, 256), in_range("head_dim", head_dim, linear() ? 1 : 2, 512),
         in_range("mlp_ratio", mlp_ratio, 1, 16), in_range("latents", latents, 1, 4096),
         in_range("value_buckets", value_buckets, 2, 4096),
         in_range("output.names", outputs(), 1, 1024)})
@@ -170,7 +182,8 @@ Result<void> ModelConfig::validate() const {
   if (heads * head_dim != dim)
     return bad_field("head_dim",
                      fmt::format("is {}: {} heads of it are not dim {}", head_dim, heads, dim));
-  if (head_dim % 2) return bad_field("head_dim", fmt::format("is {}, which is odd", head_dim));
+  if (head_dim % 2 && !linear())
+    return bad_field("head_dim", fmt::format("is {}, which is odd", head_dim));
   if (!finite_positive(bin_ms)) return bad_field("bin_ms", fmt::format("is {}", bin_ms));
   if (output_units.size() != output_names.size())
     return bad_field("output.units", fmt::format("has {} entries for {} names", output_units.size(),
@@ -185,9 +198,11 @@ Result<void> ModelConfig::validate() const {
     return {};
   }
   if (norm != NormKind::rmsnorm) return bad_field("norm", "must be rmsnorm in a stream decoder");
+  const char* reach = kind == ModelKind::ridge ? "lags" : "receptive_steps";
   for (const auto& e :
-       {in_range("window_steps", window_steps, 1, 4096),
-        in_range("receptive_steps", receptive_steps, 1, 5), in_range("latents", latents, 1, 64),
+       {in_range("window_steps", window_steps, kind == ModelKind::kalman ? 2 : 1, 4096),
+        in_range(reach, receptive_steps, 1, kind == ModelKind::ridge ? kMostLags : 5),
+        in_range("latents", latents, 1, 64),
         in_range("max_events_per_step", max_events_per_step, 1, 1 << 20),
         in_range("units", static_cast<std::int64_t>(units.size()), 1, 1 << 20)})
     if (e) return *e;
@@ -196,12 +211,16 @@ Result<void> ModelConfig::validate() const {
   if (k < 0.5 || k > 1000 || std::abs(k - std::round(k)) > 1e-9)
     return bad_field("step_ms",
                      fmt::format("is {}, not a whole multiple of bin_ms {}", step_ms, bin_ms));
+  if (kind == ModelKind::kalman && outputs() > dim)
+    return bad_field("state", fmt::format("has {} dimensions for {} outputs", dim, outputs()));
   const auto periods = [](const char* field, double low, double high) -> std::optional<Error> {
     if (finite_positive(low) && std::isfinite(high) && high >= low) return std::nullopt;
     return bad_field(field, fmt::format("are [{}, {}]", low, high));
   };
-  if (const auto e = periods("rope.cross", cross_period_min_ms, cross_period_max_ms)) return *e;
-  if (const auto e = periods("rope.block", block_period_min_ms, block_period_max_ms)) return *e;
+  if (!linear()) {
+    if (const auto e = periods("rope.cross", cross_period_min_ms, cross_period_max_ms)) return *e;
+    if (const auto e = periods("rope.block", block_period_min_ms, block_period_max_ms)) return *e;
+  }
   if (!std::isfinite(target_offset_ms))
     return bad_field("target_offset_ms", fmt::format("is {}", target_offset_ms));
   std::set<std::string> ids;
@@ -254,35 +273,51 @@ Result<ModelConfig> parse_config(const std::string& json, const std::string& fil
   reader.read("format", format);
   reader.read("kind", kind);
   if (format != 1) reader.fail("format", fmt::format("is {}, this build reads 1", format));
-  if (kind != "stream" && kind != "window")
-    reader.fail("kind", fmt::format("is '{}', not stream or window", kind));
-  c.kind = kind == "window" ? ModelKind::window : ModelKind::stream;
+  const auto known = std::find(std::begin(kKinds), std::end(kKinds), kind);
+  if (known == std::end(kKinds))
+    reader.fail("kind", fmt::format("is '{}', not one of {}", kind, fmt::join(kKinds, ", ")));
+  else
+    c.kind = static_cast<ModelKind>(known - std::begin(kKinds));
   reader.read("preset", c.preset, false);
   reader.read("norm", norm, false);
   if (norm != "rmsnorm" && norm != "layernorm")
     reader.fail("norm", fmt::format("is '{}', not rmsnorm or layernorm", norm));
   c.norm = norm == "layernorm" ? NormKind::layernorm : NormKind::rmsnorm;
-  reader.read("dim", c.dim);
-  reader.read("layers", c.layers);
-  reader.read("heads", c.heads);
-  reader.read("head_dim", c.head_dim);
-  reader.read("mlp_ratio", c.mlp_ratio);
-  reader.read("latents", c.latents);
-  reader.read("value_buckets", c.value_buckets);
+  const bool transformer = !c.linear();
+  if (transformer) {
+    reader.read("dim", c.dim);
+    reader.read("layers", c.layers);
+    reader.read("heads", c.heads);
+    reader.read("head_dim", c.head_dim);
+    reader.read("mlp_ratio", c.mlp_ratio);
+    reader.read("latents", c.latents);
+    reader.read("value_buckets", c.value_buckets);
+  } else {
+    c.set_linear_shape();
+  }
   reader.read("bin_ms", c.bin_ms);
   reader.read("output", output);
   element training;
   reader.read("training", training, false);
-  const bool stream = c.kind == ModelKind::stream;
+  const bool stream = c.streams();
   element rope;
   element units;
   if (stream) {
     reader.read("step_ms", c.step_ms);
-    reader.read("window_steps", c.window_steps);
-    reader.read("receptive_steps", c.receptive_steps);
+    if (transformer) {
+      reader.read("window_steps", c.window_steps);
+      reader.read("receptive_steps", c.receptive_steps);
+      reader.read("rope", rope);
+    } else if (c.kind == ModelKind::ridge) {
+      reader.read("lags", c.receptive_steps);
+    } else {
+      reader.read("state", c.dim);
+      reader.read("memory_steps", c.window_steps);
+      reader.read("skip_empty_steps", c.skip_empty_steps);
+      c.head_dim = c.dim;
+    }
     reader.read("max_events_per_step", c.max_events_per_step);
     reader.read("target_offset_ms", c.target_offset_ms);
-    reader.read("rope", rope);
     reader.read("units", units);
   } else {
     reader.read("max_neurons", c.max_neurons);
@@ -301,7 +336,7 @@ Result<ModelConfig> parse_config(const std::string& json, const std::string& fil
   out.read("names", c.output_names);
   out.read("units", c.output_units);
   if (const auto e = out.finish(true)) return *e;
-  if (stream) {
+  if (stream && transformer) {
     if (rope.get(fields)) {
       reader.fail("rope", "is not an object");
       return *reader.finish(false);
@@ -312,8 +347,9 @@ Result<ModelConfig> parse_config(const std::string& json, const std::string& fil
     periods.read("block_min_ms", c.block_period_min_ms);
     periods.read("block_max_ms", c.block_period_max_ms);
     if (const auto e = periods.finish(true)) return *e;
-    if (const auto e = read_units(units, file, c.units)) return *e;
   }
+  if (stream)
+    if (const auto e = read_units(units, file, c.units)) return *e;
   element as_is;
   if (!(*root)["training"].get(as_is)) c.training_json = simdjson::minify(as_is);
   if (const auto ok = c.validate(); !ok) {
@@ -371,10 +407,13 @@ Result<ModelConfig> parse_published_config(const std::string& json, const std::s
 std::string to_json(const ModelConfig& c) {
   JsonWriter w;
   w.begin_object().key("format").value(1).key("kind").value(to_string(c.kind));
-  w.key("preset").value(c.preset).key("norm").value(to_string(c.norm));
-  w.key("dim").value(c.dim).key("layers").value(c.layers).key("heads").value(c.heads);
-  w.key("head_dim").value(c.head_dim).key("mlp_ratio").value(c.mlp_ratio);
-  w.key("latents").value(c.latents).key("value_buckets").value(c.value_buckets);
+  w.key("preset").value(c.preset);
+  if (!c.linear()) {
+    w.key("norm").value(to_string(c.norm));
+    w.key("dim").value(c.dim).key("layers").value(c.layers).key("heads").value(c.heads);
+    w.key("head_dim").value(c.head_dim).key("mlp_ratio").value(c.mlp_ratio);
+    w.key("latents").value(c.latents).key("value_buckets").value(c.value_buckets);
+  }
   w.key("bin_ms").value(c.bin_ms);
   w.key("output").begin_object().key("names").begin_array();
   for (const auto& n : c.output_names) w.value(n);
@@ -385,14 +424,24 @@ std::string to_json(const ModelConfig& c) {
     w.key("max_neurons").value(c.max_neurons).key("max_bins").value(c.max_bins);
     w.key("window_bins").value(c.window_bins).key("receptive_ms").value(c.receptive_ms);
   } else {
-    w.key("step_ms").value(c.step_ms).key("window_steps").value(c.window_steps);
-    w.key("receptive_steps").value(c.receptive_steps);
+    w.key("step_ms").value(c.step_ms);
+    if (c.kind == ModelKind::stream) {
+      w.key("window_steps").value(c.window_steps);
+      w.key("receptive_steps").value(c.receptive_steps);
+    } else if (c.kind == ModelKind::ridge) {
+      w.key("lags").value(c.receptive_steps);
+    } else {
+      w.key("state").value(c.dim).key("memory_steps").value(c.window_steps);
+      w.key("skip_empty_steps").value(c.skip_empty_steps);
+    }
     w.key("max_events_per_step").value(c.max_events_per_step);
     w.key("target_offset_ms").value(c.target_offset_ms);
-    w.key("rope").begin_object().key("cross_min_ms").value(c.cross_period_min_ms);
-    w.key("cross_max_ms").value(c.cross_period_max_ms);
-    w.key("block_min_ms").value(c.block_period_min_ms);
-    w.key("block_max_ms").value(c.block_period_max_ms).end_object();
+    if (c.kind == ModelKind::stream) {
+      w.key("rope").begin_object().key("cross_min_ms").value(c.cross_period_min_ms);
+      w.key("cross_max_ms").value(c.cross_period_max_ms);
+      w.key("block_min_ms").value(c.block_period_min_ms);
+      w.key("block_max_ms").value(c.block_period_max_ms).end_object();
+    }
     w.key("units").begin_array();
     for (const ModelUnit& u : c.units) {
       w.begin_object().key("id").value(u.id).key("session").value(u.session);

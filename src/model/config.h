@@ -9,7 +9,8 @@
 
 namespace cortex {
 
-enum class ModelKind { window, stream };
+/// `ridge` and `kalman` are streams too, of the classical kind: see linear_model.h.
+enum class ModelKind { window, stream, ridge, kalman };
 enum class NormKind { rmsnorm, layernorm };
 
 const char* to_string(ModelKind kind);
@@ -46,9 +47,11 @@ struct ModelConfig {
   double receptive_ms = 0;  ///< latent i sees events within this of i/L of the window; 0: all
 
   // Stream decoder.
-  double step_ms = 20;      ///< a whole multiple of bin_ms
-  int window_steps = 50;    ///< W, steps of self-attention, the present one included
-  int receptive_steps = 3;  ///< C, steps of events that cross-attention sees, 1 to 5
+  double step_ms = 20;  ///< a whole multiple of bin_ms
+  int window_steps =
+      50;  ///< W, steps of self-attention, the present one included; kalman: of memory
+  /// C, steps of events that cross-attention sees, 1 to 5; ridge: its lags, up to 256.
+  int receptive_steps = 3;
   int max_events_per_step = 4096;
   double cross_period_min_ms = 0;  ///< rotary periods; 0 in JSON-less construction: set_defaults()
   double cross_period_max_ms = 0;
@@ -56,20 +59,26 @@ struct ModelConfig {
   double block_period_max_ms = 0;
   double target_offset_ms = -10;  ///< target time minus the end of its step
 
+  /// Kalman: a step without one spike is a gap, over which the state is only predicted.
+  bool skip_empty_steps = false;
+
   std::vector<std::string> output_names;  ///< one a behaviour dimension
   std::vector<std::string> output_units;
   std::vector<ModelUnit> units;  ///< stream: the unit table
   std::string training_json;     ///< free-form JSON object about how it was trained
 
+  /// Whether it answers every step of a session, whatever its kind.
+  bool streams() const { return kind != ModelKind::window; }
+  bool linear() const { return kind == ModelKind::ridge || kind == ModelKind::kalman; }
   int outputs() const { return static_cast<int>(output_names.size()); }
-  int unit_count() const {
-    return kind == ModelKind::stream ? static_cast<int>(units.size()) : max_neurons;
-  }
+  int unit_count() const { return streams() ? static_cast<int>(units.size()) : max_neurons; }
   int hidden() const { return dim * mlp_ratio; }
   int bins_per_step() const;
   /// Fills the rotary periods that are 0: minimum 4 bins (cross) and 2 steps (blocks), maximum 4
   /// times the span that the attention covers; target offset to the centre of the step.
   void set_defaults();
+  /// The least that a linear decoder's session caches: no attention, one step.
+  void set_linear_shape();
   /// invalid_argument naming the field and its value.
   Result<void> validate() const;
 };

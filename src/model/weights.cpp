@@ -46,6 +46,21 @@ void stream_specs(const ModelConfig& c, std::vector<TensorSpec>& specs) {
                              {"output.std", {c.outputs()}}});
 }
 
+void linear_specs(const ModelConfig& c, std::vector<TensorSpec>& specs) {
+  const auto units = static_cast<std::int64_t>(c.units.size());
+  const std::int64_t outputs = c.outputs();
+  if (c.kind == ModelKind::ridge)
+    specs.insert(specs.end(), {{"ridge.weight", {c.receptive_steps, units, outputs}},
+                               {"ridge.bias", {outputs}}});
+  else
+    specs.insert(specs.end(), {{"kalman.predict", {c.dim, c.dim}},
+                               {"kalman.update", {c.dim, c.dim}},
+                               {"kalman.gain", {units, c.dim}},
+                               {"kalman.offset", {c.dim}},
+                               {"kalman.output", {outputs, c.dim}}});
+  specs.insert(specs.end(), {{"output.mean", {outputs}}, {"output.std", {outputs}}});
+}
+
 // The published implementation's own names, so that its weights load as they are.
 void window_specs(const ModelConfig& c, std::vector<TensorSpec>& specs) {
   const std::int64_t d = c.dim;
@@ -239,6 +254,8 @@ std::vector<TensorSpec> tensor_specs(const ModelConfig& config) {
   std::vector<TensorSpec> specs;
   if (config.kind == ModelKind::stream) {
     stream_specs(config, specs);
+  } else if (config.linear()) {
+    linear_specs(config, specs);
   } else {
     window_specs(config, specs);
   }

@@ -17,7 +17,8 @@ Result<void> save_checkpoint(const std::string& path, const Checkpoint& c) {
                    {"elapsed_s", fmt::format("{:a}", c.elapsed_s)},
                    {"best_r2", fmt::format("{:a}", c.best_r2)},
                    {"best_iteration", fmt::format("{}", c.best_iteration)},
-                   {"fingerprint", c.fingerprint}};
+                   {"fingerprint", c.fingerprint},
+                   {"run", c.record}};
   for (const auto& [name, vector] : c.vectors) file.tensors.emplace(name, from_torch(vector));
   return write_safetensors(path, file);
 }
@@ -44,6 +45,7 @@ Result<Checkpoint> load_checkpoint(const std::string& path, const std::string& f
   c.best_r2 = std::strtod(text("best_r2").c_str(), nullptr);
   c.best_iteration = std::strtoll(text("best_iteration").c_str(), nullptr, 10);
   c.fingerprint = fingerprint;
+  c.record = text("run");
   for (const auto& [name, tensor] : file->tensors) c.vectors.emplace(name, to_torch(tensor));
   return c;
 }

@@ -114,15 +114,33 @@ std::vector<Crop> CropSampler::draw(std::uint64_t seed, std::uint64_t iteration,
 
 CropBatch pack_crops(const Timeline& timeline, const std::vector<Crop>& crops, std::int64_t length,
                      std::int64_t warmup, const Augmentation& augmentation, std::uint64_t seed,
-                     std::uint64_t iteration) {
+                     std::uint64_t iteration, std::uint64_t first) {
   CropBatch batch;
   batch.crops = static_cast<std::int64_t>(crops.size());
   batch.steps = length;
   batch.indptr.push_back(0);
   for (std::size_t i = 0; i < crops.size(); ++i)
     append_crop(batch, timeline, crops[i], warmup, augmentation,
-                CounterRandom(seed, iteration, kFirstCrop + i));
+                CounterRandom(seed, iteration, kFirstCrop + first + i));
   return batch;
+}
+
+std::vector<CropBatch> pack_parts(const Timeline& timeline, const CropSampler& sampler,
+                                  const Augmentation& augmentation, std::uint64_t seed,
+                                  std::uint64_t iteration, std::int64_t count, std::int64_t parts,
+                                  int rank, int ranks) {
+  const std::vector<Crop> crops = sampler.draw(seed, iteration, count);
+  const std::int64_t begin = count * rank / ranks;
+  const std::int64_t end = count * (rank + 1) / ranks;
+  const std::int64_t size = std::max<std::int64_t>(1, (end - begin + parts - 1) / parts);
+  std::vector<CropBatch> out;
+  for (std::int64_t from = begin; from < end; from += size) {
+    const std::int64_t to = std::min(end, from + size);
+    out.push_back(pack_crops(timeline, {crops.begin() + from, crops.begin() + to}, sampler.length(),
+                             sampler.warmup(), augmentation, seed, iteration,
+                             static_cast<std::uint64_t>(from)));
+  }
+  return out;
 }
 
 CropBatch whole_span(const Timeline& timeline, const Crop& span, std::int64_t length) {

@@ -55,10 +55,18 @@ class CropSampler {
   std::vector<std::int64_t> weight_;  // [positions] cumulative scored steps
 };
 
-/// Packs crops; the first `warmup` steps of each are never scored.
+/// Packs crops; the first `warmup` steps of each are never scored. `first`: how many crops of the
+/// iteration come before these, so that each is varied as it would be in the whole batch.
 CropBatch pack_crops(const Timeline& timeline, const std::vector<Crop>& crops, std::int64_t length,
                      std::int64_t warmup, const Augmentation& augmentation, std::uint64_t seed,
-                     std::uint64_t iteration);
+                     std::uint64_t iteration, std::uint64_t first = 0);
+
+/// The crops of iteration n that are this rank's, in `parts` batches of equal size (the last may be
+/// smaller): those of all ranks together hold exactly what one batch of `count` crops does.
+std::vector<CropBatch> pack_parts(const Timeline& timeline, const CropSampler& sampler,
+                                  const Augmentation& augmentation, std::uint64_t seed,
+                                  std::uint64_t iteration, std::int64_t count, std::int64_t parts,
+                                  int rank = 0, int ranks = 1);
 
 /// `length` steps from `span` as they are, scored where the mask says.
 CropBatch whole_span(const Timeline& timeline, const Crop& span, std::int64_t length);

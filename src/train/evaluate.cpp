@@ -17,14 +17,16 @@ Decoded decode_timeline(const Network& network, const Timeline& timeline,
     out.truth.insert(out.truth.end(), part.target.begin(), part.target.end());
     out.values.resize(out.mask.size() * dims, 0.0f);
     std::int64_t s = 0;
+    const std::int64_t reach = network.recurrent() ? part.steps() : chunk_steps;
     while (s < part.steps()) {
       // A chunk begins at a scored step and ends after its last one.
       while (s < part.steps() && !part.mask[s]) ++s;
-      std::int64_t end = std::min(part.steps(), s + chunk_steps);
+      std::int64_t end = std::min(part.steps(), s + reach);
       const std::int64_t next = end;
       while (end > s && !part.mask[end - 1]) --end;
       if (end <= s) break;
-      const std::int64_t from = std::max<std::int64_t>(0, s - network.context_steps());
+      const std::int64_t from =
+          network.recurrent() ? 0 : std::max<std::int64_t>(0, s - network.context_steps());
       CropBatch batch = whole_span(timeline, {static_cast<std::int64_t>(p), from}, end - from);
       std::fill(batch.mask.begin(), batch.mask.begin() + (s - from), std::uint8_t{0});
       batch.scored = std::count(batch.mask.begin(), batch.mask.end(), std::uint8_t{1});

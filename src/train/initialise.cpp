@@ -1,6 +1,7 @@
 #include <cmath>
 #include <numbers>
 
+#include "train/baseline_nets.h"
 #include "train/setup.h"
 
 namespace cortex::train {
@@ -38,7 +39,7 @@ double spread(const ModelConfig& c, const TensorSpec& spec) {
 std::map<std::string, Tensor> initial_weights(const ModelConfig& config, std::uint64_t seed) {
   std::map<std::string, Tensor> out;
   std::uint64_t stream = 0;
-  for (const TensorSpec& spec : tensor_specs(config)) {
+  for (const TensorSpec& spec : parameter_specs(config)) {
     Tensor t(spec.shape);
     CounterRandom random(seed, 0x5eed, ++stream);
     const double scale = spread(config, spec);

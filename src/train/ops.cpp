@@ -141,7 +141,24 @@ struct Rotate : torch::autograd::Function<Rotate> {
   }
 };
 
+thread_local bool bf16_products = false;
+
 }  // namespace
+
+Bf16Products::Bf16Products(bool on) : before_(bf16_products) { bf16_products = on; }
+Bf16Products::~Bf16Products() { bf16_products = before_; }
+
+Tensor project(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  if (!bf16_products) return torch::linear(x, weight, bias);
+  const Tensor y =
+      torch::linear(x.to(torch::kBFloat16), weight.to(torch::kBFloat16)).to(x.scalar_type());
+  return bias.defined() ? y + bias : y;
+}
+
+Tensor product(const Tensor& a, const Tensor& b) {
+  if (!bf16_products) return torch::matmul(a, b);
+  return torch::matmul(a.to(torch::kBFloat16), b.to(torch::kBFloat16)).to(a.scalar_type());
+}
 
 Tensor rms_norm(const Tensor& x, const Tensor& gain) {
   if (has_loops(x)) return RmsNorm::apply(x, gain);

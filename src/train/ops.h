@@ -7,6 +7,23 @@
 /// bits do not depend on timing; elsewhere they are composed of LibTorch's.
 namespace cortex::train {
 
+/// While one lives and `on`, project() and product() below multiply in bfloat16 on this thread.
+class Bf16Products {
+ public:
+  explicit Bf16Products(bool on);
+  ~Bf16Products();
+  Bf16Products(const Bf16Products&) = delete;
+  Bf16Products& operator=(const Bf16Products&) = delete;
+
+ private:
+  bool before_;
+};
+
+/// x W^T (+ bias) and a b, results in the type of x and a.
+torch::Tensor project(const torch::Tensor& x, const torch::Tensor& weight,
+                      const torch::Tensor& bias = {});
+torch::Tensor product(const torch::Tensor& a, const torch::Tensor& b);
+
 /// x / rms(x) * gain over the last dimension, eps 1e-6. x [.., D], gain [D].
 torch::Tensor rms_norm(const torch::Tensor& x, const torch::Tensor& gain);
 

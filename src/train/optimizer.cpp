@@ -21,13 +21,12 @@ OptimizerState::OptimizerState(const torch::Tensor& parameters)
       second(torch::zeros_like(parameters)),
       average(parameters.detach().clone()) {}
 
-double AdamW::step(torch::Tensor& parameters, const torch::Tensor& gradient,
-                   const torch::Tensor& decay_mask, double rate, OptimizerState& state) const {
+void AdamW::step(torch::Tensor& parameters, const torch::Tensor& gradient, double norm,
+                 const torch::Tensor& decay_mask, double rate, OptimizerState& state) const {
   const torch::NoGradGuard no_grad;
   ++state.steps;
-  const double norm = gradient.norm().item<double>();
   // A non-finite gradient would poison the moments for good.
-  if (!std::isfinite(norm)) return norm;
+  if (!std::isfinite(norm)) return;
   const torch::Tensor g = norm > clip ? gradient * (clip / norm) : gradient;
   const double n = static_cast<double>(state.steps);
   state.first.mul_(beta1).add_(g, 1 - beta1);
@@ -37,8 +36,8 @@ double AdamW::step(torch::Tensor& parameters, const torch::Tensor& gradient,
   parameters.addcmul_(parameters, decay_mask, -rate * weight_decay);
   parameters.addcdiv_(state.first, root, -rate / (1 - std::pow(beta1, n)));
   const double keep = std::min(ema, (1 + n) / (10 + n));
-  state.average.mul_(keep).add_(parameters, 1 - keep);
-  return norm;
+  // In this form a parameter that never moves has itself for its average, to the bit.
+  state.average.add_(parameters - state.average, 1 - keep);
 }
 
 }  // namespace cortex::train

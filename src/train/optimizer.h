@@ -27,9 +27,10 @@ struct AdamW {
   double clip = 1.0;   ///< largest norm of the gradient
   double ema = 0.999;  ///< decay of the average; shorter at the start
 
-  /// One update of `parameters` in place; the norm of the gradient before clipping.
-  double step(torch::Tensor& parameters, const torch::Tensor& gradient,
-              const torch::Tensor& decay_mask, double rate, OptimizerState& state) const;
+  /// One update of `parameters` in place. `norm`: of the whole gradient, of which this may be a
+  /// part; one that is not finite changes nothing.
+  void step(torch::Tensor& parameters, const torch::Tensor& gradient, double norm,
+            const torch::Tensor& decay_mask, double rate, OptimizerState& state) const;
 };
 
 }  // namespace cortex::train

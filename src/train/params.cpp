@@ -13,7 +13,7 @@ bool is_constant(const std::string& name) { return name.rfind("output.", 0) == 0
 }  // namespace
 
 ParameterSet::ParameterSet(const std::vector<TensorSpec>& specs, torch::Device device,
-                           torch::Dtype dtype) {
+                           torch::Dtype dtype, std::int64_t multiple) {
   std::int64_t total = 0;
   for (const TensorSpec& spec : specs) {
     if (is_constant(spec.name)) continue;
@@ -24,17 +24,32 @@ ParameterSet::ParameterSet(const std::vector<TensorSpec>& specs, torch::Device d
     total += (element_count(spec.shape) + kAlign - 1) / kAlign * kAlign;
     slots_.emplace(spec.name, std::move(slot));
   }
+  total = (total + multiple - 1) / multiple * multiple;
   const auto options = torch::TensorOptions().dtype(dtype).device(device);
   flat_ = torch::zeros({total}, options);
   grad_ = torch::zeros({total}, options);
-  decay_mask_ = torch::zeros({total}, options);
   for (auto& [name, slot] : slots_) {
     const std::int64_t n = element_count(slot.shape);
     slot.leaf = flat_.narrow(0, slot.offset, n).view(slot.shape).detach();
     slot.leaf.set_requires_grad(true);
     slot.leaf.mutable_grad() = grad_.narrow(0, slot.offset, n).view(slot.shape);
-    if (slot.shape.size() > 1) decay_mask_.narrow(0, slot.offset, n).fill_(1);
   }
+}
+
+torch::Tensor ParameterSet::decay_mask() const {
+  torch::Tensor mask = torch::zeros_like(flat_);
+  for (const auto& [name, slot] : slots_)
+    if (slot.shape.size() > 1) mask.narrow(0, slot.offset, element_count(slot.shape)).fill_(1);
+  return mask;
+}
+
+torch::Tensor ParameterSet::mask_of(const std::vector<std::string>& names) const {
+  torch::Tensor mask = torch::zeros_like(flat_);
+  for (const std::string& name : names) {
+    const Slot& slot = slots_.at(name);
+    mask.narrow(0, slot.offset, element_count(slot.shape)).fill_(1);
+  }
+  return mask;
 }
 
 const torch::Tensor& ParameterSet::at(const std::string& name) const {

@@ -10,17 +10,27 @@
 
 namespace cortex::train {
 
+/// Where a network finds its tensors.
+class Parameters {
+ public:
+  virtual ~Parameters() = default;
+  virtual const torch::Tensor& at(const std::string& name) const = 0;
+  virtual torch::Device device() const = 0;
+};
+
 /// The trained tensors of a model as views of one flat buffer, and their gradients as views of
 /// another, so that clipping, AdamW, EMA and checkpoints are single operations on one vector.
 /// `output.mean` and `output.std` are not among them: they are constants of the data.
-class ParameterSet {
+class ParameterSet final : public Parameters {
  public:
+  /// The flat buffers are as long as the tensors need, rounded up to a multiple of `multiple`.
   ParameterSet(const std::vector<TensorSpec>& specs, torch::Device device,
-               torch::Dtype dtype = torch::kFloat32);
+               torch::Dtype dtype = torch::kFloat32, std::int64_t multiple = 1);
   ParameterSet(const ParameterSet&) = delete;
   ParameterSet& operator=(const ParameterSet&) = delete;
 
-  const torch::Tensor& at(const std::string& name) const;
+  const torch::Tensor& at(const std::string& name) const override;
+  bool has(const std::string& name) const { return slots_.count(name) > 0; }
   void load(const std::map<std::string, Tensor>& tensors);
   /// The tensors of `flat` (the parameters themselves, or a moving average of them) by name.
   std::map<std::string, Tensor> save(const torch::Tensor& flat) const;
@@ -28,10 +38,12 @@ class ParameterSet {
   torch::Tensor& flat() { return flat_; }
   torch::Tensor& grad() { return grad_; }
   /// 1 where weight decay applies: matrices, not gains and biases.
-  const torch::Tensor& decay_mask() const { return decay_mask_; }
+  torch::Tensor decay_mask() const;
+  /// 1 on the tensors that are named.
+  torch::Tensor mask_of(const std::vector<std::string>& names) const;
   /// Whether backward() kept writing into the flat gradient.
   bool gradients_are_flat() const;
-  torch::Device device() const { return flat_.device(); }
+  torch::Device device() const override { return flat_.device(); }
   std::int64_t count() const { return count_; }
 
  private:
@@ -43,7 +55,6 @@ class ParameterSet {
   std::map<std::string, Slot> slots_;
   torch::Tensor flat_;
   torch::Tensor grad_;
-  torch::Tensor decay_mask_;
   std::int64_t count_ = 0;
 };
 

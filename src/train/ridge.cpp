@@ -4,6 +4,8 @@
 
 #include <cmath>
 
+#include "core/json_writer.h"
+#include "train/design.h"
 #include "train/runtime.h"
 #include "train/setup.h"
 
@@ -12,26 +14,18 @@ namespace {
 
 using torch::Tensor;
 
-constexpr int kInnerEvery = 5;
-
 struct Rows {
   Tensor x;  // [rows, features + 1], the last column 1
   Tensor y;  // [rows, dims]
 };
-
-enum class Which { all, inner_fit, inner_score };
 
 Rows collect(const Timeline& timeline, int lags, Which which) {
   const auto units = static_cast<std::int64_t>(timeline.unit_ids.size());
   const auto dims = static_cast<std::int64_t>(timeline.dims);
   std::vector<std::pair<const TimelinePart*, std::int64_t>> rows;
   for (const TimelinePart& part : timeline.parts)
-    for (std::int64_t s = 0; s < part.steps(); ++s) {
-      if (!part.mask[s]) continue;
-      const bool inner = part.trial[s] % kInnerEvery == 0;
-      if (which == Which::all || inner == (which == Which::inner_score))
-        rows.emplace_back(&part, s);
-    }
+    for (std::int64_t s = 0; s < part.steps(); ++s)
+      if (in_split(part, s, which)) rows.emplace_back(&part, s);
   const auto n = static_cast<std::int64_t>(rows.size());
   Rows out{torch::zeros({n, lags * units + 1}, torch::kFloat64),
            torch::zeros({n, dims}, torch::kFloat64)};
@@ -61,7 +55,7 @@ Tensor solve(const Moments& m, double alpha) {
   Tensor penalty = torch::full({p}, alpha, torch::kFloat64);
   // The intercept is free, but for what keeps the matrix definite.
   penalty[p - 1] = 1e-9;
-  return torch::cholesky_solve(m.xy, torch::linalg_cholesky(m.xx + torch::diag(penalty)));
+  return solve_ridge(m.xx, m.xy, penalty);
 }
 
 R2 score(const Rows& rows, const Tensor& weights) {
@@ -71,6 +65,27 @@ R2 score(const Rows& rows, const Tensor& weights) {
   const std::vector<std::uint8_t> mask(static_cast<std::size_t>(y.size(0)), 1);
   return r2_score({y.data_ptr<float>(), n}, {d.data_ptr<float>(), n}, mask,
                   static_cast<std::size_t>(y.size(1)));
+}
+
+Result<void> export_ridge(const RidgeOptions& options, const Timeline& fit,
+                          const RidgeReport& report) {
+  ModelConfig config = linear_config(ModelKind::ridge, fit, options.data);
+  config.receptive_steps = options.lags;
+  JsonWriter chosen;
+  chosen.begin_object().key("alpha").value(report.alpha).end_object();
+  config.training_json = linear_record(fit, options.data, chosen.text());
+  const auto outputs = static_cast<std::int64_t>(fit.dims);
+  const auto units = static_cast<std::int64_t>(fit.unit_ids.size());
+  const Tensor all = torch::tensor(report.weights, torch::kFloat64).view({-1, outputs});
+  std::map<std::string, cortex::Tensor> tensors;
+  tensors.emplace(
+      "ridge.weight",
+      from_torch(all.narrow(0, 0, options.lags * units).view({options.lags, units, outputs})));
+  tensors.emplace("ridge.bias", from_torch(all[options.lags * units]));
+  tensors.emplace("output.mean", from_torch(torch::zeros({outputs})));
+  tensors.emplace("output.std", from_torch(torch::ones({outputs})));
+  const ModelFile file = linear_file(std::move(config), std::move(tensors));
+  return save_model(options.out, file.config, file.tensors);
 }
 
 }  // namespace
@@ -94,11 +109,12 @@ Result<RidgeReport> ridge(const RidgeOptions& options, const std::vector<Recordi
   try {
     prepare_process(options.threads);
     const torch::NoGradGuard no_grad;
-    StepOptions step = step_options(options.data);
-    auto fit = make_timeline(training, step, options.data.train_split, OtherTrials::blank);
+    auto fit = cut_timeline(training, options.data, options.data.train_split, OtherTrials::blank);
     if (!fit) return fit.error();
+    StepOptions step = step_options(options.data);
     step.unit_ids = fit->unit_ids;
-    auto held = make_timeline(scoring, step, options.data.val_split, OtherTrials::keep);
+    auto held = make_timeline(scoring, step, options.data.val_split, OtherTrials::keep,
+                              options.data.protocol, *units_by(options.data));
     if (!held) return held.error();
     const Rows inner_fit = collect(*fit, options.lags, Which::inner_fit);
     const Rows inner_score = collect(*fit, options.lags, Which::inner_score);
@@ -129,7 +145,11 @@ Result<RidgeReport> ridge(const RidgeOptions& options, const std::vector<Recordi
     report.r2_per_dim = result.per_dim;
     report.steps = result.rows;
     report.weights.assign(weights.data_ptr<double>(), weights.data_ptr<double>() + weights.numel());
+    if (!options.out.empty())
+      if (const auto ok = export_ridge(options, *fit, report); !ok) return ok.error();
     return report;
+  } catch (const Exception& e) {
+    return e.error;
   } catch (const c10::Error& e) {
     return Error{ErrorCode::internal, std::string("LibTorch: ") + e.what_without_backtrace(), ""};
   }

@@ -10,6 +10,7 @@ struct RidgeOptions {
   DataOptions data;
   std::vector<std::string> eval_nwb;  ///< scored on their validation trials; empty: data.nwb
   int lags = 15;
+  std::string out;  ///< servable model to write (lags up to 256); empty: none
   int threads = 0;
 };
 

@@ -4,7 +4,8 @@
 #include <cmath>
 
 #include "core/json_writer.h"
-#include "train/evaluate.h"
+#include "data/folds.h"
+#include "train/decode_model.h"
 #include "train/runtime.h"
 #include "train/setup.h"
 #include "train/stream_net.h"
@@ -13,56 +14,8 @@
 namespace cortex::train {
 namespace {
 
-struct Scored {
-  ModelFile model;
-  Timeline timeline;
-  DataOptions data;
-};
-
-std::vector<float> constant(const ModelFile& model, const char* name, float otherwise) {
-  const auto found = model.tensors.find(name);
-  if (found == model.tensors.end())
-    return std::vector<float>(static_cast<std::size_t>(model.config.outputs()), otherwise);
-  const auto values = found->second.f32();
-  return {values.begin(), values.end()};
-}
-
-Result<Scored> open_scored(const EvaluateOptions& options,
-                           const std::vector<Recording>& recordings) {
-  auto model = load_model(options.model);
-  if (!model) return model.error();
-  const ModelConfig& c = model->config;
-  Scored out;
-  out.data = options.data;
-  out.data.bin_ms = c.bin_ms;
-  if (c.kind == ModelKind::stream) {
-    out.data.step_ms = c.step_ms;
-    out.data.target_offset_ms = c.target_offset_ms;
-  } else {
-    // A window decoder states no step: windows end every step_ms, whole bins apart.
-    out.data.step_ms = c.bin_ms * std::max(1.0, std::round(options.data.step_ms / c.bin_ms));
-  }
-  StepOptions step = step_options(out.data);
-  for (const ModelUnit& unit : c.units) step.unit_ids.push_back(unit.id);
-  auto timeline = make_timeline(recordings, step, options.split, OtherTrials::keep);
-  if (!timeline) return timeline.error();
-  if (static_cast<int>(timeline->dims) != c.outputs())
-    return Error{ErrorCode::invalid_argument,
-                 fmt::format("'{}' has {} dimensions, the model decodes {}", out.data.target,
-                             timeline->dims, c.outputs()),
-                 "target"};
-  if (static_cast<int>(timeline->unit_ids.size()) > c.unit_count())
-    return Error{ErrorCode::invalid_argument,
-                 fmt::format("the recording has {} units, the model {}", timeline->unit_ids.size(),
-                             c.unit_count()),
-                 "nwb"};
-  if (timeline->scored() == 0)
-    return Error{ErrorCode::invalid_argument,
-                 fmt::format("no step of a '{}' trial can be scored", options.split), "split"};
-  out.model = *std::move(model);
-  out.timeline = *std::move(timeline);
-  return out;
-}
+/// What stands for a fold's number in the name of a model.
+constexpr std::string_view kFold = "{fold}";
 
 template <class F>
 auto guarded(F body) -> decltype(body()) {
@@ -73,6 +26,55 @@ auto guarded(F body) -> decltype(body()) {
   } catch (const c10::Error& e) {
     return Error{ErrorCode::internal, std::string("LibTorch: ") + e.what_without_backtrace(), ""};
   }
+}
+
+Result<void> check_evaluate_options(const EvaluateOptions& o) {
+  if (o.resamples < 0 || o.resamples > 1'000'000)
+    return Error{ErrorCode::invalid_argument,
+                 fmt::format("--resamples is {}, allowed are 0 to 1000000", o.resamples),
+                 "resamples"};
+  if (!o.data.folds || o.data.fold >= 0) return {};
+  for (const std::string& path : {o.model, o.against})
+    if (!path.empty() && path.find(kFold) == std::string::npos)
+      return Error{ErrorCode::invalid_argument,
+                   fmt::format("'{}' is one model for {} folds, of which it has learned {}: put {} "
+                               "where the fold's number stands, or name one --fold",
+                               path, o.data.folds->folds, o.data.folds->folds - 1, kFold),
+                   "model"};
+  return {};
+}
+
+/// Appends the scores of the trials of every fold that is asked for; without folds, of `split`.
+/// `recordings` are as they were loaded, so already those of one fold where one is named.
+Result<void> score_folds(const EvaluateOptions& options, const std::string& model,
+                         const std::vector<Recording>& recordings, std::vector<TrialScore>& trials,
+                         EvaluateReport* report) {
+  const bool all = options.data.folds && options.data.fold < 0;
+  const int folds = all ? options.data.folds->folds : 1;
+  for (int fold = 0; fold < folds; ++fold) {
+    std::string path = model;
+    std::vector<Recording> dealt;
+    if (all) {
+      auto renamed = fold_recordings(recordings, *options.data.folds, fold);
+      if (!renamed) return renamed.error();
+      dealt = *std::move(renamed);
+      path.replace(path.find(kFold), kFold.size(), std::to_string(fold));
+    }
+    const auto done = decode_model(path, options.data, options.data.folds ? "test" : options.split,
+                                   all ? dealt : recordings,
+                                   {.reset_each_trial = options.reset_each_trial,
+                                    .units_kept = options.units_kept,
+                                    .units_seed = options.bootstrap_seed,
+                                    .device = options.device});
+    if (!done) return done.error();
+    trials.insert(trials.end(), done->trials.begin(), done->trials.end());
+    if (report == nullptr) continue;
+    report->output_names = done->timeline.output_names;
+    report->unobserved += done->unobserved;
+  }
+  std::sort(trials.begin(), trials.end(),
+            [](const TrialScore& a, const TrialScore& b) { return a.trial < b.trial; });
+  return {};
 }
 
 }  // namespace
@@ -86,27 +88,35 @@ Result<EvaluateReport> evaluate(const EvaluateOptions& options) {
 Result<EvaluateReport> evaluate(const EvaluateOptions& options,
                                 const std::vector<Recording>& recordings) {
   return guarded([&]() -> Result<EvaluateReport> {
-    auto scored = open_scored(options, recordings);
-    if (!scored) return scored.error();
-    auto device = pick_device(options.device);
-    if (!device) return device.error();
+    if (const auto ok = check_evaluate_options(options); !ok) return ok.error();
     prepare_process(options.threads);
-    const ModelConfig& c = scored->model.config;
-    ParameterSet params(tensor_specs(c), *device);
-    params.load(scored->model.tensors);
-    const auto network = make_network(c, params, scored->data.step_ms);
-    const Timeline timeline =
-        options.reset_each_trial ? cut_at_trials(scored->timeline) : std::move(scored->timeline);
-    const Decoded decoded =
-        decode_timeline(*network, timeline, constant(scored->model, "output.mean", 0),
-                        constant(scored->model, "output.std", 1));
     EvaluateReport report;
     report.model = options.model;
-    report.protocol = options.reset_each_trial ? "reset-each-trial" : "continuous";
-    report.r2 = decoded.score.mean;
-    report.r2_per_dim = decoded.score.per_dim;
-    report.output_names = timeline.output_names;
-    report.steps = decoded.score.rows;
+    report.protocol = to_string(options.data.protocol.protocol);
+    report.clock = options.reset_each_trial ? "reset-each-trial" : "continuous";
+    std::vector<TrialScore> trials;
+    if (const auto ok = score_folds(options, options.model, recordings, trials, &report); !ok)
+      return ok.error();
+    const R2 score = pooled_r2(trials);
+    report.r2 = score.mean;
+    report.r2_per_dim = score.per_dim;
+    report.steps = score.rows;
+    report.trials = static_cast<std::int64_t>(trials.size());
+    report.interval = bootstrap_r2(trials, options.resamples, options.bootstrap_seed);
+    if (options.against.empty()) return report;
+    std::vector<TrialScore> others;
+    if (const auto ok = score_folds(options, options.against, recordings, others, nullptr); !ok)
+      return ok.error();
+    report.against_r2 = pooled_r2(others).mean;
+    try {
+      report.difference =
+          paired_bootstrap(trials, others, options.resamples, options.bootstrap_seed);
+    } catch (const std::invalid_argument& e) {
+      return Error{
+          ErrorCode::invalid_argument,
+          fmt::format("{} and {} cannot be paired: {}", options.model, options.against, e.what()),
+          "against"};
+    }
     return report;
   });
 }
@@ -115,8 +125,11 @@ Result<std::string> reference_outputs(const EvaluateOptions& options, std::int64
   return guarded([&]() -> Result<std::string> {
     auto recordings = load_recordings(options.data);
     if (!recordings) return recordings.error();
-    auto scored = open_scored(options, *recordings);
+    auto scored = open_for(options.model, options.data, options.split, *recordings);
     if (!scored) return scored.error();
+    if (scored->baseline || scored->model.config.linear())
+      return Error{ErrorCode::unsupported, options.model + ": no stream or window decoder",
+                   "model"};
     const Timeline& timeline = scored->timeline;
     if (steps < 1 || steps > timeline.parts.front().steps())
       return Error{
@@ -134,8 +147,8 @@ Result<std::string> reference_outputs(const EvaluateOptions& options, std::int64
                                  ? plain_stream_forward(c, params, batch, 0)
                                  : make_network(c, params, scored->data.step_ms)->forward(batch)[0])
                                 .contiguous();
-    const auto mean = constant(scored->model, "output.mean", 0);
-    const auto std = constant(scored->model, "output.std", 1);
+    const auto mean = output_constant(scored->model, "output.mean", 0);
+    const auto std = output_constant(scored->model, "output.std", 1);
     JsonWriter w;
     w.begin_object().key("model").value(options.model).key("digest").value(scored->model.digest);
     w.key("precision").value("fp64").key("steps").begin_array();

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "data/nwb.h"
+#include "train/baseline_nets.h"
 
 namespace cortex::train {
 namespace {
@@ -38,13 +39,23 @@ Result<void> check_options(const TrainOptions& o) {
         at_least("weight-decay", o.weight_decay, 0), at_least("threads", o.threads, 0),
         at_least("stop-after", static_cast<double>(o.stop_after), 0),
         at_least("eval-every", static_cast<double>(o.eval_every), 1),
+        at_least("accumulate", static_cast<double>(o.accumulate), 1),
         at_least("checkpoint-every", static_cast<double>(o.checkpoint_every), 1),
         at_least("bin-ms", o.data.bin_ms, 1e-3), at_least("step-ms", o.data.step_ms, 1e-3),
         fraction("unit-dropout", o.unit_dropout), fraction("thinning", o.thinning),
         fraction("ema", o.ema)})
     if (e) return *e;
+  if (!std::isfinite(o.rank_timeout_s) || o.rank_timeout_s <= 0)
+    return bad_flag("rank-timeout", fmt::format("is {} s", o.rank_timeout_s));
   if (!std::isfinite(o.lr) || o.lr <= 0) return bad_flag("lr", fmt::format("is {}", o.lr));
   if (!std::isfinite(o.clip) || o.clip <= 0) return bad_flag("clip", fmt::format("is {}", o.clip));
+  if (o.learn != "all" && o.learn != "units")
+    return bad_flag("learn", fmt::format("is '{}', not all or units", o.learn));
+  if (o.learn == "units" && o.init.empty())
+    return bad_flag("learn", "units needs --init: everything else stays as that model has it");
+  if (o.train_trials < 0) return bad_flag("train-trials", fmt::format("is {}", o.train_trials));
+  if (o.select != "best" && o.select != "last")
+    return bad_flag("select", fmt::format("is '{}', not best or last", o.select));
   if (o.out.empty()) return bad_flag("out", "is missing: where should the model go?");
   if (o.data.train_split.empty()) return bad_flag("split-train", "is empty");
   if (o.data.units != "all" && o.data.units != "held-in")
@@ -74,11 +85,25 @@ Result<std::vector<Recording>> load_recordings(const DataOptions& data) {
                    "units"};
     out.push_back(*std::move(recording));
   }
+  if (data.folds && data.fold >= 0) return fold_recordings(out, *data.folds, data.fold);
   return out;
 }
 
+Result<UnitsBy> units_by(const DataOptions& data) {
+  if (data.units_by == "id") return UnitsBy::id;
+  if (data.units_by == "session") return UnitsBy::session;
+  return bad_flag("units-by", fmt::format("is '{}', not id or session", data.units_by));
+}
+
+Result<Timeline> cut_timeline(const std::vector<Recording>& recordings, const DataOptions& data,
+                              const std::string& splits, OtherTrials others) {
+  const auto by = units_by(data);
+  if (!by) return by.error();
+  return make_timeline(recordings, step_options(data), splits, others, data.protocol, *by);
+}
+
 Result<ModelConfig> make_config(const TrainOptions& options, const Timeline& timeline) {
-  auto preset = preset_config(options.preset);
+  auto preset = find_preset(options.preset);
   if (!preset) return preset.error();
   ModelConfig c = *std::move(preset);
   const ModelOverrides& m = options.model;
@@ -111,10 +136,10 @@ Result<ModelConfig> make_config(const TrainOptions& options, const Timeline& tim
     c.cross_period_min_ms = c.cross_period_max_ms = 0;
     c.block_period_min_ms = c.block_period_max_ms = 0;
     c.set_defaults();
-    const std::string session = timeline.parts.empty() ? "" : timeline.parts.front().session;
     c.units.clear();
     for (std::size_t u = 0; u < timeline.unit_ids.size(); ++u)
-      c.units.push_back({timeline.unit_ids[u], session, std::nullopt, timeline.unit_rates_hz[u]});
+      c.units.push_back({timeline.unit_ids[u], timeline.unit_sessions[u], std::nullopt,
+                         timeline.unit_rates_hz[u]});
   }
   if (const auto ok = c.validate(); !ok) return ok.error();
   return c;
@@ -136,19 +161,20 @@ std::string fingerprint(const TrainOptions& o, const ModelConfig& config, const 
                         const std::string& device) {
   // Rates and training text are results, not options; the shape of the model is what counts.
   std::string shape;
-  for (const TensorSpec& spec : tensor_specs(config))
+  for (const TensorSpec& spec : parameter_specs(config))
     shape += spec.name + to_string(spec.shape) + ";";
   return fmt::format(
       "preset={} dim={} layers={} heads={} latents={} buckets={} receptive={} window={} bins={} "
       "reach={} tensors={:016x} bin_ms={} step_ms={} offset={} iterations={} minutes={} seed={} "
       "batch={} crop={} lr={:a} wd={:a} clip={:a} ema={:a} dropout={:a} thinning={:a} warmup={} "
-      "eval={} val={} device={} data={}",
+      "eval={} val={} bf16={} float64={} learn={} init={} accumulate={} select={} device={} "
+      "data={}",
       o.preset, config.dim, config.layers, config.heads, config.latents, config.value_buckets,
       config.receptive_steps, config.window_steps, config.window_bins, config.receptive_ms,
       std::hash<std::string>{}(shape), o.data.bin_ms, o.data.step_ms, config.target_offset_ms,
       o.iterations, o.minutes, o.seed, o.batch, o.crop_steps, o.lr, o.weight_decay, o.clip, o.ema,
-      o.unit_dropout, o.thinning, o.warmup_iterations, o.eval_every, o.data.val_split, device,
-      timeline.digest);
+      o.unit_dropout, o.thinning, o.warmup_iterations, o.eval_every, o.data.val_split, o.bf16,
+      o.float64, o.learn, o.init, o.accumulate, o.select, device, timeline.digest);
 }
 
 }  // namespace cortex::train

@@ -35,16 +35,6 @@ Tensor upload(const std::vector<std::int64_t>& values, torch::Device device) {
   return torch::tensor(values, torch::kInt64).to(device);
 }
 
-/// Spikes of each unit in each step, [rows, units].
-Tensor count_matrix(const CropBatch& batch, std::int64_t units, const Tensor& like) {
-  Tensor counts = torch::zeros({batch.rows(), units}, torch::kFloat32);
-  auto* at = counts.data_ptr<float>();
-  for (std::int64_t row = 0; row < batch.rows(); ++row)
-    for (std::int64_t e = batch.indptr[row]; e < batch.indptr[row + 1]; ++e)
-      at[row * units + batch.events[e].unit] += static_cast<float>(batch.events[e].value);
-  return counts.to(like.scalar_type()).to(like.device());
-}
-
 std::vector<double> step_ends(const ModelConfig& c, std::int64_t steps, std::int64_t first) {
   std::vector<double> t;
   for (std::int64_t s = 0; s < steps; ++s)
@@ -72,6 +62,15 @@ Tensor turn(const Tensor& x, const Tensor& cosines, const Tensor& sines) {
 
 }  // namespace
 
+Tensor count_matrix(const CropBatch& batch, std::int64_t units, const Tensor& like) {
+  Tensor counts = torch::zeros({batch.rows(), units}, torch::kFloat32);
+  auto* at = counts.data_ptr<float>();
+  for (std::int64_t row = 0; row < batch.rows(); ++row)
+    for (std::int64_t e = batch.indptr[row]; e < batch.indptr[row + 1]; ++e)
+      at[row * units + batch.events[e].unit] += static_cast<float>(batch.events[e].value);
+  return counts.to(like.scalar_type()).to(like.device());
+}
+
 PairLists make_pairs(const ModelConfig& config, const CropBatch& batch) {
   const std::int64_t per_step = config.bins_per_step();
   const std::int64_t buckets = config.value_buckets;
@@ -97,14 +96,26 @@ PairLists make_pairs(const ModelConfig& config, const CropBatch& batch) {
   return out;
 }
 
-StreamNet::StreamNet(const ModelConfig& config, const ParameterSet& params)
-    : config_(config), params_(params) {}
+StreamNet::StreamNet(const ModelConfig& config, const Parameters& params, StreamInputs inputs)
+    : config_(config), params_(params), inputs_(inputs) {}
 
 std::int64_t StreamNet::context_steps() const {
   return config_.layers * (config_.window_steps - 1) + config_.receptive_steps - 1;
 }
 
 Tensor StreamNet::embed(const CropBatch& batch) const {
+  const ModelConfig& c = config_;
+  const Tensor& latents = params_.at("latents");
+  Tensor z = latents.unsqueeze(0).expand({batch.rows(), c.latents, c.dim});
+  if (inputs_.counts) {
+    const auto units = static_cast<std::int64_t>(c.units.size());
+    z = z + product(count_matrix(batch, units, latents), params_.at("tokenizer.additive"))
+                .view({batch.rows(), c.latents, c.dim});
+  }
+  return inputs_.events ? z + project(cross_attend(batch), params_.at("cross.out")) : z;
+}
+
+Tensor StreamNet::cross_attend(const CropBatch& batch) const {
   const ModelConfig& c = config_;
   const Tensor& latents = params_.at("latents");
   const std::int64_t r = c.latents;
@@ -114,13 +125,12 @@ Tensor StreamNet::embed(const CropBatch& batch) const {
                       params_.at("tokenizer.value_emb").unsqueeze(0))
                          .view({units * c.value_buckets, c.dim});
   const Tensor tokens = rms_norm(sum, params_.at("cross.norm_kv"));
-  const Tensor kv = torch::linear(tokens, params_.at("cross.kv"));
+  const Tensor kv = project(tokens, params_.at("cross.kv"));
   const Tensor keys = kv.narrow(1, 0, c.dim).view({-1, c.heads, c.head_dim});
   const Tensor values = kv.narrow(1, c.dim, c.dim);
 
-  const Tensor q =
-      torch::linear(rms_norm(latents, params_.at("cross.norm_q")), params_.at("cross.q")) *
-      (1.0 / std::sqrt(static_cast<double>(c.head_dim)));
+  const Tensor q = project(rms_norm(latents, params_.at("cross.norm_q")), params_.at("cross.q")) *
+                   (1.0 / std::sqrt(static_cast<double>(c.head_dim)));
   const Tensor q_heads = q.view({r, c.heads, c.head_dim});
   const Tensor null_scores =
       (q_heads * params_.at("cross.null_k").view({1, c.heads, c.head_dim})).sum(-1).view({-1});
@@ -136,8 +146,8 @@ Tensor StreamNet::embed(const CropBatch& batch) const {
              ph.cosines, ph.sines)
           .view({n, r, c.heads, c.head_dim});
   // [heads, tokens, head_dim] x [heads, head_dim, offsets * R]
-  const Tensor table = torch::matmul(
-      keys.permute({1, 0, 2}), turned.permute({2, 3, 0, 1}).reshape({c.heads, c.head_dim, n * r}));
+  const Tensor table = product(keys.permute({1, 0, 2}),
+                               turned.permute({2, 3, 0, 1}).reshape({c.heads, c.head_dim, n * r}));
   const Tensor scores = table.view({c.heads, -1, n, r})
                             .permute({2, 1, 3, 0})
                             .reshape({n * units * c.value_buckets, r * c.heads});
@@ -146,12 +156,7 @@ Tensor StreamNet::embed(const CropBatch& batch) const {
   const EventPairs pairs{torch::tensor(lists.indptr, torch::kInt64),
                          upload(lists.step, latents.device()), upload(lists.slot, latents.device()),
                          upload(lists.token, latents.device())};
-  const Tensor seen =
-      event_attention(scores, null_scores, values, params_.at("cross.null_v"), pairs, c.heads);
-  const Tensor additive =
-      torch::matmul(count_matrix(batch, units, latents), params_.at("tokenizer.additive"))
-          .view({batch.rows(), r, c.dim});
-  return latents.unsqueeze(0) + additive + torch::linear(seen, params_.at("cross.out"));
+  return event_attention(scores, null_scores, values, params_.at("cross.null_v"), pairs, c.heads);
 }
 
 Tensor StreamNet::attend(const Tensor& queries, const Tensor& keys, const Tensor& values,
@@ -171,10 +176,10 @@ Tensor StreamNet::attend(const Tensor& queries, const Tensor& keys, const Tensor
     return torch::softmax(scores.masked_fill(mask, -std::numeric_limits<float>::infinity()), -1);
   };
   if (steps <= 2 * w || queries.size(2) != keys.size(2)) {
-    const Tensor scores = torch::matmul(queries * scale, keys.transpose(-2, -1));
+    const Tensor scores = product(queries * scale, keys.transpose(-2, -1));
     const Tensor mask = banned(steps, steps, 0);
     const std::int64_t rows = queries.size(2);
-    return torch::matmul(softmax(scores, mask.narrow(0, steps * r - rows, rows)), values);
+    return product(softmax(scores, mask.narrow(0, steps * r - rows, rows)), values);
   }
   // Blocks of W steps: each sees itself and the block before it.
   const std::int64_t blocks = (steps + w - 1) / w;
@@ -190,16 +195,30 @@ Tensor StreamNet::attend(const Tensor& queries, const Tensor& keys, const Tensor
   };
   Tensor mask = banned(w, 2 * w, w).unsqueeze(0).repeat({blocks, 1, 1});
   mask[0].narrow(1, 0, w * r).fill_(true);
-  const Tensor scores = torch::matmul(fold(queries * scale, 0), pairwise(keys).transpose(-2, -1));
-  return torch::matmul(softmax(scores, mask), pairwise(values))
+  const Tensor scores = product(fold(queries * scale, 0), pairwise(keys).transpose(-2, -1));
+  return product(softmax(scores, mask), pairwise(values))
       .reshape({sizes[0], sizes[1], -1, sizes[3]})
       .narrow(2, 0, steps * r);
 }
 
-Tensor StreamNet::forward(const CropBatch& batch) const {
+std::int64_t StreamNet::skipped(const CropBatch& batch) const {
+  return batch.steps <= 2 * config_.window_steps ? unscored_steps(batch) : 0;
+}
+
+int StreamNet::stage_of(const std::string& tensor) const {
+  if (tensor.rfind("blocks.", 0) == 0) return 1 + std::stoi(tensor.substr(7));
+  return tensor.rfind("head.", 0) == 0 || tensor == "final_norm" ? stages() - 1 : 0;
+}
+
+Tensor StreamNet::run_stage(int stage, const Tensor& before, const CropBatch& batch) const {
+  if (stage == 0)
+    return embed(batch).view({batch.crops, batch.steps * config_.latents, config_.dim});
+  return stage + 1 < stages() ? run_block(stage - 1, before, batch) : answer(before, batch);
+}
+
+Tensor StreamNet::run_block(int index, const Tensor& z, const CropBatch& batch) const {
   const ModelConfig& c = config_;
   const std::int64_t rows = batch.steps * c.latents;
-  Tensor z = embed(batch).view({batch.crops, rows, c.dim});
   const Rotary rotary(c.head_dim, c.block_period_min_ms, c.block_period_max_ms);
   Phases ph = phases(rotary, step_ends(c, batch.steps, 0), z);
   if (c.latents > 1) {
@@ -207,37 +226,43 @@ Tensor StreamNet::forward(const CropBatch& batch) const {
     ph.sines = ph.sines.repeat_interleave(c.latents, 0);
   }
   // The last block's answers are needed from the first scored step on; its keys everywhere.
-  const std::int64_t skip = batch.steps <= 2 * c.window_steps ? unscored_steps(batch) : 0;
-  const std::int64_t needed = (batch.steps - skip) * c.latents;
-  for (int i = 0; i < c.layers; ++i) {
-    const std::string block = fmt::format("blocks.{}.", i);
-    const std::int64_t queries = i + 1 == c.layers ? needed : rows;
-    const Tensor qkv =
-        torch::linear(rms_norm(z, params_.at(block + "norm_attn")), params_.at(block + "qkv"));
-    const Tensor qk =
-        rotate(qkv.narrow(-1, 0, 2 * c.dim).view({batch.crops, rows, 2 * c.heads, c.head_dim}),
-               ph.cosines, ph.sines);
-    const auto heads = [](const Tensor& x) { return x.permute({0, 2, 1, 3}).contiguous(); };
-    const Tensor v =
-        qkv.narrow(-1, 2 * c.dim, c.dim).view({batch.crops, rows, c.heads, c.head_dim});
-    const Tensor q = qk.narrow(2, 0, c.heads).narrow(1, rows - queries, queries);
-    const Tensor seen =
-        attend(heads(q), heads(qk.narrow(2, c.heads, c.heads)), heads(v), batch.steps)
-            .permute({0, 2, 1, 3})
-            .reshape({batch.crops, queries, c.dim});
-    z = z.narrow(1, rows - queries, queries) + torch::linear(seen, params_.at(block + "out"));
-    const Tensor hidden = torch::gelu(
-        torch::linear(rms_norm(z, params_.at(block + "norm_mlp")), params_.at(block + "up")));
-    z = z + torch::linear(hidden, params_.at(block + "down"));
-  }
+  const std::int64_t queries =
+      index + 1 == c.layers ? (batch.steps - skipped(batch)) * c.latents : rows;
+  const std::string block = fmt::format("blocks.{}.", index);
+  const Tensor qkv =
+      project(rms_norm(z, params_.at(block + "norm_attn")), params_.at(block + "qkv"));
+  const Tensor qk =
+      rotate(qkv.narrow(-1, 0, 2 * c.dim).view({batch.crops, rows, 2 * c.heads, c.head_dim}),
+             ph.cosines, ph.sines);
+  const auto heads = [](const Tensor& x) { return x.permute({0, 2, 1, 3}).contiguous(); };
+  const Tensor v = qkv.narrow(-1, 2 * c.dim, c.dim).view({batch.crops, rows, c.heads, c.head_dim});
+  const Tensor q = qk.narrow(2, 0, c.heads).narrow(1, rows - queries, queries);
+  const Tensor seen = attend(heads(q), heads(qk.narrow(2, c.heads, c.heads)), heads(v), batch.steps)
+                          .permute({0, 2, 1, 3})
+                          .reshape({batch.crops, queries, c.dim});
+  const Tensor after =
+      z.narrow(1, rows - queries, queries) + project(seen, params_.at(block + "out"));
+  const Tensor hidden = torch::gelu(
+      project(rms_norm(after, params_.at(block + "norm_mlp")), params_.at(block + "up")));
+  return after + project(hidden, params_.at(block + "down"));
+}
+
+Tensor StreamNet::answer(const Tensor& z, const CropBatch& batch) const {
+  const std::int64_t skip = skipped(batch);
   const Tensor last = rms_norm(z, params_.at("final_norm"))
-                          .view({batch.crops, batch.steps - skip, c.latents * c.dim});
-  const Tensor y = torch::linear(last, params_.at("head.weight"), params_.at("head.bias"));
+                          .view({batch.crops, batch.steps - skip, config_.latents * config_.dim});
+  const Tensor y = project(last, params_.at("head.weight"), params_.at("head.bias"));
   return skip == 0 ? y : torch::constant_pad_nd(y, {0, 0, skip, 0});
 }
 
-Tensor plain_stream_forward(const ModelConfig& c, const ParameterSet& params,
-                            const CropBatch& batch, std::int64_t first_step) {
+Tensor StreamNet::forward(const CropBatch& batch) const {
+  Tensor z;
+  for (int stage = 0; stage < stages(); ++stage) z = run_stage(stage, z, batch);
+  return z;
+}
+
+Tensor plain_stream_forward(const ModelConfig& c, const Parameters& params, const CropBatch& batch,
+                            std::int64_t first_step) {
   const auto p = [&](const std::string& name) { return params.at(name); };
   const Rotary cross(c.head_dim, c.cross_period_min_ms, c.cross_period_max_ms);
   const Rotary block(c.head_dim, c.block_period_min_ms, c.block_period_max_ms);

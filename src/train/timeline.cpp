@@ -5,18 +5,13 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <sstream>
+#include <limits>
+#include <map>
+
+#include "data/folds.h"
 
 namespace cortex::train {
 namespace {
-
-bool wanted(const std::string& splits, const std::string& split) {
-  if (splits == "all") return true;
-  std::stringstream list(splits);
-  for (std::string one; std::getline(list, one, ',');)
-    if (one == split) return true;
-  return false;
-}
 
 struct Fnv {
   std::uint64_t state = 0xcbf29ce484222325ULL;
@@ -50,7 +45,7 @@ std::vector<std::uint8_t> blanked_steps(const Recording& recording, const Steppe
   std::vector<std::uint8_t> blank(static_cast<std::size_t>(stepped.steps()), 0);
   const double step_s = stepped.step_ms / 1000;
   for (const Trial& trial : recording.trials) {
-    if (wanted(splits, trial.split)) continue;
+    if (split_wanted(splits, trial.split)) continue;
     // A trial that ends on a step's edge does not reach into the next step.
     const double slack = 1e-6;
     const auto first = static_cast<std::int64_t>(
@@ -63,6 +58,65 @@ std::vector<std::uint8_t> blanked_steps(const Recording& recording, const Steppe
   }
   return blank;
 }
+
+std::string session_of(const Recording& recording) {
+  return recording.session_id.empty() ? recording.identifier : recording.session_id;
+}
+
+/// One table of units over recordings that may each have their own.
+class UnitTable {
+ public:
+  UnitTable(Timeline& timeline, UnitsBy by, const std::vector<std::string>& wanted)
+      : timeline_(timeline), by_(by), fixed_(!wanted.empty()) {
+    if (by == UnitsBy::session)
+      for (const std::string& id : wanted) row(id, id.substr(0, id.rfind('/')));
+  }
+
+  /// Units to cut the next recording with; empty: its own.
+  const std::vector<std::string>& wanted(const std::vector<std::string>& asked) const {
+    static const std::vector<std::string> kOwn;
+    if (by_ == UnitsBy::session) return kOwn;
+    return timeline_.unit_ids.empty() ? asked : timeline_.unit_ids;
+  }
+
+  /// Moves the part's events to rows of the table.
+  Result<void> add(const Recording& recording, const SteppedRecording& stepped,
+                   TimelinePart& part) {
+    if (by_ == UnitsBy::id) {
+      timeline_.unit_ids = stepped.unit_ids;
+      timeline_.unit_sessions.resize(stepped.unit_ids.size(), part.session);
+      return {};
+    }
+    std::vector<std::int32_t> rows;
+    for (const std::string& id : stepped.unit_ids) {
+      const std::string name = session_unit_id(part.session, id);
+      if (fixed_ && !rows_.contains(name))
+        return Error{ErrorCode::not_found,
+                     fmt::format("{}: the model has no unit '{}': it was not trained on this "
+                                 "session",
+                                 recording.path, name),
+                     "units"};
+      rows.push_back(row(name, part.session));
+    }
+    for (Event& e : part.events) e.unit = rows[static_cast<std::size_t>(e.unit)];
+    return {};
+  }
+
+ private:
+  std::int32_t row(const std::string& id, const std::string& session) {
+    const auto [at, fresh] = rows_.emplace(id, static_cast<std::int32_t>(rows_.size()));
+    if (fresh) {
+      timeline_.unit_ids.push_back(id);
+      timeline_.unit_sessions.push_back(session);
+    }
+    return at->second;
+  }
+
+  Timeline& timeline_;
+  UnitsBy by_;
+  bool fixed_;
+  std::map<std::string, std::int32_t> rows_;
+};
 
 template <class F>
 std::vector<float> over_targets(const Timeline& timeline, F per_dim) {
@@ -111,13 +165,15 @@ std::vector<float> Timeline::target_std() const {
 }
 
 Result<TimelinePart> make_part(const Recording& recording, const SteppedRecording& stepped,
-                               const std::string& splits, OtherTrials others) {
-  auto mask = scored_steps(stepped, recording, splits);
-  if (!mask) return mask.error();
+                               const std::string& splits, OtherTrials others,
+                               const StepOptions& options, const ProtocolOptions& protocol) {
+  auto scored = protocol_steps(stepped, recording, splits, options.target_offset_ms, protocol);
+  if (!scored) return scored.error();
   TimelinePart part;
   part.path = recording.path;
-  part.session = recording.session_id.empty() ? recording.identifier : recording.session_id;
-  part.mask = *std::move(mask);
+  part.session = session_of(recording);
+  part.mask = std::move(scored->mask);
+  part.scored_trial = std::move(scored->trial);
   part.target = stepped.target;
   part.observed = stepped.observed;
   part.trial = stepped.trial;
@@ -133,10 +189,14 @@ Result<TimelinePart> make_part(const Recording& recording, const SteppedRecordin
     if (blank[s]) {
       part.observed[s] = 0;
       part.mask[s] = 0;
+      part.scored_trial[s] = -1;
     } else {
       part.events.insert(part.events.end(), events.begin(), events.end());
     }
     part.indptr.push_back(static_cast<std::int64_t>(part.events.size()));
+    const std::size_t dims = stepped.dims;
+    for (std::size_t d = 0; d < dims && !part.mask[s]; ++d)
+      part.target[s * dims + d] = std::numeric_limits<float>::quiet_NaN();
   }
   return part;
 }
@@ -156,6 +216,7 @@ Timeline cut_at_trials(const Timeline& timeline) {
       if (std::find(part.mask.begin(), part.mask.end(), 1) == part.mask.end()) continue;
       part.observed.assign(whole.observed.begin() + s, whole.observed.begin() + end);
       part.trial.assign(whole.trial.begin() + s, whole.trial.begin() + end);
+      part.scored_trial.assign(whole.scored_trial.begin() + s, whole.scored_trial.begin() + end);
       const auto dims = static_cast<std::int64_t>(timeline.dims);
       part.target.assign(whole.target.begin() + s * dims, whole.target.begin() + end * dims);
       part.events.assign(whole.events.begin() + whole.indptr[s],
@@ -168,25 +229,30 @@ Timeline cut_at_trials(const Timeline& timeline) {
   return out;
 }
 
+std::string session_unit_id(const std::string& session, const std::string& id) {
+  return session + "/" + id;
+}
+
 Result<Timeline> make_timeline(const std::vector<Recording>& recordings, const StepOptions& options,
-                               const std::string& splits, OtherTrials others) {
+                               const std::string& splits, OtherTrials others,
+                               const ProtocolOptions& protocol, UnitsBy units_by) {
   Timeline timeline;
-  StepOptions step = options;
+  UnitTable table(timeline, units_by, options.unit_ids);
+  std::int32_t trials = 0;
   for (const Recording& recording : recordings) {
+    StepOptions step = options;
+    step.unit_ids = table.wanted(options.unit_ids);
     auto stepped = step_recording(recording, step);
     if (!stepped) return stepped.error();
-    auto part = make_part(recording, *stepped, splits, others);
+    auto part = make_part(recording, *stepped, splits, others, options, protocol);
     if (!part) return part.error();
+    if (const auto ok = table.add(recording, *stepped, *part); !ok) return ok.error();
     if (timeline.parts.empty()) {
-      timeline.unit_ids = stepped->unit_ids;
       timeline.output_names = stepped->output_names;
       timeline.output_unit = stepped->output_unit;
       timeline.dims = stepped->dims;
       timeline.bin_ms = stepped->bin_ms;
       timeline.step_ms = stepped->step_ms;
-      // Later recordings must hold the same units; they are matched by id, in the first one's
-      // order.
-      step.unit_ids = stepped->unit_ids;
     } else if (stepped->dims != timeline.dims || stepped->output_unit != timeline.output_unit) {
       return Error{ErrorCode::invalid_argument,
                    fmt::format("{}: target has {} dimensions in '{}', the first recording has {} "
@@ -195,20 +261,28 @@ Result<Timeline> make_timeline(const std::vector<Recording>& recordings, const S
                                timeline.output_unit),
                    "nwb"};
     }
+    for (std::int32_t& t : part->scored_trial) t += t < 0 ? 0 : trials;
+    trials += static_cast<std::int32_t>(recording.trials.size());
     timeline.parts.push_back(*std::move(part));
   }
   if (timeline.parts.empty())
     return Error{ErrorCode::invalid_argument, "no recording was given", "nwb"};
   std::vector<double> spikes(timeline.unit_ids.size(), 0);
-  double seconds = 0;
+  std::map<std::string, double> seconds;  // of a session, or all under one name
+  const auto clock_of = [&](const std::string& session) {
+    return units_by == UnitsBy::session ? session : std::string();
+  };
   for (const TimelinePart& part : timeline.parts)
     for (std::int64_t s = 0; s < part.steps(); ++s) {
       if (!part.observed[s]) continue;
-      seconds += timeline.step_ms / 1000;
+      seconds[clock_of(part.session)] += timeline.step_ms / 1000;
       for (std::int64_t e = part.indptr[s]; e < part.indptr[s + 1]; ++e)
         spikes[part.events[e].unit] += part.events[e].value;
     }
-  for (const double n : spikes) timeline.unit_rates_hz.push_back(seconds > 0 ? n / seconds : 0);
+  for (std::size_t u = 0; u < spikes.size(); ++u) {
+    const double time = seconds[clock_of(timeline.unit_sessions[u])];
+    timeline.unit_rates_hz.push_back(time > 0 ? spikes[u] / time : 0);
+  }
   timeline.digest = digest_of(timeline.parts);
   return timeline;
 }

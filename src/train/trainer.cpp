@@ -10,10 +10,14 @@
 
 #include "core/file.h"
 #include "core/json_writer.h"
+#include "train/baseline_nets.h"
 #include "train/checkpoint.h"
 #include "train/evaluate.h"
+#include "train/event_file.h"
+#include "train/learner.h"
 #include "train/runtime.h"
 #include "train/setup.h"
+#include "train/tracking.h"
 
 namespace cortex::train {
 namespace {
@@ -23,31 +27,42 @@ using Seconds = std::chrono::duration<double>;
 using SteadyClock = std::chrono::steady_clock;
 
 constexpr double kProgressEvery = 2.0;  // seconds
+constexpr std::int64_t kTrackEvery = 20;
 
 Error io_error(const std::string& path, const std::string& what) {
   return {ErrorCode::io_error, path + ": " + what, "run"};
 }
 
+Result<void> write_text(const std::string& path, const std::string& text) {
+  return write_file_atomic(path, std::as_bytes(std::span(text.data(), text.size())));
+}
+
 class Run {
  public:
-  Run(const TrainOptions& options, ModelConfig config, const Timeline& training,
-      const Timeline* validation, CropSampler sampler, torch::Device device)
+  /// `group`: of the ranks that share the learner, or null.
+  Run(const TrainOptions& options, StartingPoint start, const Timeline& training,
+      const Timeline* validation, CropSampler sampler, std::unique_ptr<Learner> learner,
+      ProcessGroup* group)
       : options_(options),
-        config_(std::move(config)),
+        config_(std::move(start.config)),
+        initial_(std::move(start.weights)),
         training_(training),
         validation_(validation),
         sampler_(std::move(sampler)),
-        mean_(training.target_mean()),
-        std_(training.target_std()),
-        params_(tensor_specs(config_), device),
-        network_(make_network(config_, params_, options.data.step_ms)),
-        state_(params_.flat()),
-        mean_t_(torch::tensor(mean_).to(device)),
-        std_t_(torch::tensor(std_).to(device)) {
+        learner_(std::move(learner)),
+        group_(group),
+        mean_(std::move(start.mean)),
+        std_(std::move(start.std)),
+        state_(learner_->flat()),
+        mean_t_(torch::tensor(mean_).to(learner_->flat().options())),
+        std_t_(torch::tensor(std_).to(learner_->flat().options())),
+        events_(in_run("events.out.tfevents.cortex")) {
     optimizer_.weight_decay = options.weight_decay;
     optimizer_.clip = options.clip;
     optimizer_.ema = options.ema;
-    fingerprint_ = fingerprint(options_, config_, training_, device.str());
+    fingerprint_ = fingerprint(options_, config_, training_, learner_->device().str());
+    record_ = run_record(options_, &config_, training_);
+    short_record_ = run_record(options_, nullptr, training_);
   }
 
   Result<TrainReport> go() {
@@ -68,6 +83,14 @@ class Run {
       }
       if (scored || last || stop || iteration_ % options_.checkpoint_every == 0)
         if (const auto ok = checkpoint(); !ok) return ok.error();
+      if (scored || last || iteration_ % kTrackEvery == 0)
+        if (const auto ok = track({{"train/loss", loss},
+                                   {"train/loss_smooth", smooth_loss_},
+                                   {"train/learning_rate", rate_},
+                                   {"train/gradient_norm", gradient_norm_},
+                                   {"time/ms_per_iteration", ms_per_iteration()}});
+            !ok)
+          return ok.error();
       progress(loss, last);
       if (stop && !last) return report(false);
     }
@@ -78,6 +101,8 @@ class Run {
   std::string in_run(const char* name) const {
     return (fs::path(options_.run_dir) / name).string();
   }
+  /// One rank writes what is not of a rank alone.
+  bool writes() const { return learner_->rank() == 0; }
   double elapsed() const { return before_s_ + Seconds(SteadyClock::now() - started_).count(); }
   double fraction() const {
     if (options_.minutes > 0) return elapsed() / (60 * options_.minutes);
@@ -94,7 +119,7 @@ class Run {
     fs::create_directories(options_.run_dir, ec);
     if (ec) return io_error(options_.run_dir, ec.message());
     const std::string path = in_run("checkpoint.safetensors");
-    const bool there = fs::exists(path);
+    const bool there = group_ != nullptr ? has_parts(options_.run_dir) : fs::exists(path);
     if (there && !options_.resume)
       return Error{ErrorCode::invalid_argument,
                    fmt::format("{} holds a run already: give --resume to go on with it, or another "
@@ -102,14 +127,18 @@ class Run {
                                options_.run_dir),
                    "run"};
     if (!there) {
-      params_.load(initial_weights(config_, options_.seed));
-      state_ = OptimizerState(params_.flat());
-      const std::string json = to_json(config_);
+      learner_->load(initial_);
+      state_ = OptimizerState(learner_->flat());
+      if (!writes()) return {};
       fs::remove(in_run("metrics.jsonl"), ec);
-      return write_file_atomic(in_run("config.json"),
-                               std::as_bytes(std::span(json.data(), json.size())));
+      for (const auto& [name, text] :
+           {std::pair{"config.json", to_json(config_)}, std::pair{"run.json", record_}})
+        if (const auto ok = write_text(in_run(name), text); !ok) return ok;
+      return {};
     }
-    auto saved = load_checkpoint(path, fingerprint_);
+    auto saved = group_ != nullptr ? load_parts(options_.run_dir, fingerprint_,
+                                                learner_->stage_lengths(), *group_)
+                                   : load_checkpoint(path, fingerprint_);
     if (!saved) return saved.error();
     const torch::NoGradGuard no_grad;
     for (auto& [name, vector] : vectors()) {
@@ -120,16 +149,16 @@ class Run {
       vector.copy_(found->second);
     }
     if (const auto best = saved->vectors.find("best"); best != saved->vectors.end())
-      best_ = best->second.to(params_.device());
+      best_ = best->second.to(learner_->flat().options());
     iteration_ = state_.steps = saved->iteration;
     before_s_ = saved->elapsed_s;
     best_r2_ = saved->best_r2;
     best_iteration_ = saved->best_iteration;
-    return trim_metrics();
+    return writes() ? trim_metrics() : Result<void>();
   }
 
   std::map<std::string, torch::Tensor> vectors() {
-    return {{"parameters", params_.flat()},
+    return {{"parameters", learner_->flat()},
             {"average", state_.average},
             {"first", state_.first},
             {"second", state_.second}};
@@ -144,31 +173,20 @@ class Run {
       if (line.rfind(head, 0) == 0 && line.back() == '}' &&
           std::strtoll(line.c_str() + head.size(), nullptr, 10) <= iteration_)
         kept += line + "\n";
-    return write_file_atomic(in_run("metrics.jsonl"),
-                             std::as_bytes(std::span(kept.data(), kept.size())));
+    return write_text(in_run("metrics.jsonl"), kept);
   }
 
   double iterate() {
     const auto from = SteadyClock::now();
     const auto n = static_cast<std::uint64_t>(iteration_);
-    const CropBatch batch =
-        pack_crops(training_, sampler_.draw(options_.seed, n, options_.batch), sampler_.length(),
-                   sampler_.warmup(), {options_.unit_dropout, options_.thinning}, options_.seed, n);
-    const torch::Device device = params_.device();
-    params_.grad().zero_();
-    const auto dims = static_cast<std::int64_t>(training_.dims);
-    const torch::Tensor target =
-        torch::tensor(batch.target).view({batch.crops, batch.steps, dims}).to(device);
-    std::vector<float> weight(batch.mask.begin(), batch.mask.end());
-    const torch::Tensor mask = torch::tensor(weight).view({batch.crops, batch.steps, 1}).to(device);
-    const torch::Tensor miss = (network_->forward(batch) - (target - mean_t_) / std_t_) * mask;
-    const torch::Tensor loss =
-        miss.pow(2).sum() / static_cast<double>(std::max<std::int64_t>(1, batch.scored) * dims);
-    loss.backward();
-    const double value = loss.item<double>();
-    const double rate =
-        learning_rate(options_.lr, iteration_, options_.warmup_iterations, fraction());
-    optimizer_.step(params_.flat(), params_.grad(), params_.decay_mask(), rate, state_);
+    const std::vector<CropBatch> parts =
+        pack_parts(training_, sampler_, {options_.unit_dropout, options_.thinning}, options_.seed,
+                   n, options_.batch, options_.accumulate, learner_->rank(), learner_->ranks());
+    const double value = learner_->learn(parts, mean_t_, std_t_, options_.bf16);
+    gradient_norm_ = learner_->gradient_norm();
+    rate_ = learning_rate(options_.lr, iteration_, options_.warmup_iterations, fraction());
+    optimizer_.step(learner_->flat(), learner_->grad(), gradient_norm_, learner_->decay_mask(),
+                    rate_, state_);
     ++iteration_;
     ++done_here_;
     smooth_loss_ = done_here_ == 1 ? value : 0.98 * smooth_loss_ + 0.02 * value;
@@ -178,21 +196,22 @@ class Run {
 
   Decoded decode(const torch::Tensor& weights) {
     const torch::NoGradGuard no_grad;
-    const torch::Tensor keep = params_.flat().clone();
-    params_.flat().copy_(weights);
-    Decoded out = decode_timeline(*network_, *validation_, mean_, std_);
-    params_.flat().copy_(keep);
+    const torch::Tensor keep = learner_->flat().clone();
+    learner_->flat().copy_(weights);
+    Decoded out = decode_timeline(learner_->network(), *validation_, mean_, std_);
+    learner_->flat().copy_(keep);
     return out;
   }
 
   Result<void> score(double loss) {
     last_score_ = decode(state_.average).score;
-    if (best_iteration_ < 0 || last_score_.mean > best_r2_) {
+    if (best_iteration_ < 0 || last_score_.mean > best_r2_ || options_.select == "last") {
       best_r2_ = last_score_.mean;
       best_iteration_ = iteration_;
       best_ = state_.average.clone();
       if (const auto ok = export_model(in_run("best.safetensors"), best_); !ok) return ok;
     }
+    if (!writes()) return {};
     JsonWriter w;
     w.begin_object().key("iteration").value(iteration_).key("loss").value(loss);
     w.key("r2").value(last_score_.mean).key("best_r2").value(best_r2_);
@@ -200,7 +219,13 @@ class Run {
     std::ofstream out(in_run("metrics.jsonl"), std::ios::app);
     out << w.text() << "\n";
     if (!out.flush()) return io_error(in_run("metrics.jsonl"), "cannot be written");
-    return {};
+    return track({{"val/r2", last_score_.mean}, {"val/best_r2", best_r2_}});
+  }
+
+  Result<void> track(const std::vector<std::pair<std::string, double>>& scalars) {
+    if (!writes()) return {};
+    const auto now = std::chrono::system_clock::now().time_since_epoch();
+    return events_.append(iteration_, scalars, Seconds(now).count());
   }
 
   Result<void> checkpoint() {
@@ -210,31 +235,49 @@ class Run {
     c.best_r2 = best_r2_;
     c.best_iteration = best_iteration_;
     c.fingerprint = fingerprint_;
+    c.record = record_;
     c.vectors = vectors();
     if (best_.defined()) c.vectors.emplace("best", best_);
+    if (group_ != nullptr) return save_parts(options_.run_dir, c, *group_);
     return save_checkpoint(in_run("checkpoint.safetensors"), c);
   }
 
   Result<void> export_model(const std::string& path, const torch::Tensor& weights) {
+    auto tensors = learner_->save(weights);
+    if (!writes()) return {};
     JsonWriter w;
     w.begin_object().key("seed").value(options_.seed).key("iterations").value(best_or_now());
     if (best_iteration_ >= 0) w.key("r2").value(best_r2_);
     w.key("split").value(options_.data.val_split).key("protocol").value("continuous");
     w.key("target").value(options_.data.target).key("data_digest").value(training_.digest);
     w.key("training_steps").value(training_.scored());
-    w.key("step_ms").value(options_.data.step_ms).end_object();
+    w.key("step_ms").value(options_.data.step_ms);
+    w.key("run").raw(short_record_).end_object();
     ModelConfig config = config_;
     config.training_json = w.text();
-    auto tensors = params_.save(weights);
     tensors.emplace("output.mean", from_torch(mean_t_));
     tensors.emplace("output.std", from_torch(std_t_));
+    if (is_baseline(config.preset)) return save_baseline(path, config, tensors);
     return save_model(path, config, tensors);
+  }
+
+  Result<void> write_card(const R2& score) {
+    if (!writes()) return {};
+    return write_text(card_path(options_.out), model_card({.config = config_,
+                                                           .options = options_,
+                                                           .training = training_,
+                                                           .parameters = learner_->count(),
+                                                           .iteration = best_or_now(),
+                                                           .seconds = elapsed(),
+                                                           .device = learner_->device().str(),
+                                                           .scored = validation_ != nullptr,
+                                                           .score = score}));
   }
 
   std::int64_t best_or_now() const { return best_iteration_ >= 0 ? best_iteration_ : iteration_; }
 
   void progress(double loss, bool last) {
-    if (options_.quiet) return;
+    if (options_.quiet || !writes()) return;
     const double now = elapsed();
     if (!last && now - printed_s_ < kProgressEvery) return;
     printed_s_ = now;
@@ -261,8 +304,15 @@ class Run {
       out.r2 = best.mean;
       out.r2_per_dim = best.per_dim;
       out.scored_steps = best.rows;
+      if (const auto ok = write_card(best); !ok) return ok.error();
+    } else if (const auto ok = write_card({}); !ok) {
+      return ok.error();
     }
     return out;
+  }
+
+  double ms_per_iteration() const {
+    return done_here_ ? 1000 * iterating_s_ / static_cast<double>(done_here_) : 0;
   }
 
   TrainReport report(bool complete) const {
@@ -273,26 +323,29 @@ class Run {
     report.r2 = std::numeric_limits<double>::quiet_NaN();
     report.iterations = iteration_;
     report.best_iteration = best_or_now();
-    report.parameters = params_.count();
+    report.parameters = learner_->count();
     report.seconds = elapsed() - before_s_;
-    report.ms_per_iteration =
-        done_here_ ? 1000 * iterating_s_ / static_cast<double>(done_here_) : 0;
-    report.device = params_.device().str();
+    report.ms_per_iteration = ms_per_iteration();
+    report.device = learner_->device().str();
     return report;
   }
 
   TrainOptions options_;
   ModelConfig config_;
+  std::map<std::string, Tensor> initial_;
   const Timeline& training_;
   const Timeline* validation_;
   CropSampler sampler_;
+  std::unique_ptr<Learner> learner_;
+  ProcessGroup* group_;
   std::vector<float> mean_, std_;
-  ParameterSet params_;
-  std::unique_ptr<Network> network_;
   OptimizerState state_;
   torch::Tensor mean_t_, std_t_;
   AdamW optimizer_;
   std::string fingerprint_;
+  std::string record_;
+  std::string short_record_;  // without the model's configuration
+  EventFile events_;
 
   std::int64_t iteration_ = 0;
   std::int64_t done_here_ = 0;
@@ -305,35 +358,58 @@ class Run {
   double before_s_ = 0;
   double iterating_s_ = 0;
   double smooth_loss_ = 0;
+  double rate_ = 0;
+  double gradient_norm_ = 0;
   double printed_s_ = -1e9;
 };
+
+Result<void> check_sharded(const TrainOptions& o, const RankEnvironment& ranks,
+                           torch::Device device) {
+  const auto bad = [](const char* flag, const std::string& what) {
+    return Error{ErrorCode::invalid_argument, fmt::format("--{} {}", flag, what), flag};
+  };
+  if (o.minutes > 0) return bad("minutes", "is one rank's clock: give several ranks --iterations");
+  if (o.batch < ranks.ranks)
+    return bad("batch", fmt::format("of {} crops is too small for {} ranks", o.batch, ranks.ranks));
+  if (o.learn != "all") return bad("learn", "units is for one process");
+  if (!device.is_cpu())
+    return bad("device", fmt::format("is {}: ranks share their parameters over Gloo, on the CPU",
+                                     device.str()));
+  return {};
+}
 
 }  // namespace
 
 Result<TrainReport> train(const TrainOptions& options) {
   if (const auto ok = check_options(options); !ok) return ok.error();
-  if (const auto preset = preset_config(options.preset); !preset) return preset.error();
+  if (const auto preset = find_preset(options.preset); !preset) return preset.error();
   auto recordings = load_recordings(options.data);
   if (!recordings) return recordings.error();
   return train(options, *recordings);
 }
 
-Result<TrainReport> train(const TrainOptions& options, const std::vector<Recording>& recordings) {
+Result<TrainReport> train(const TrainOptions& options, const std::vector<Recording>& all) {
   try {
     if (const auto ok = check_options(options); !ok) return ok.error();
-    const StepOptions step = step_options(options.data);
-    auto training = make_timeline(recordings, step, options.data.train_split, OtherTrials::blank);
+    auto kept = options.train_trials > 0
+                    ? keep_trials(all, options.data.train_split, options.train_trials, options.seed)
+                    : Result<std::vector<Recording>>(all);
+    if (!kept) return kept.error();
+    const std::vector<Recording>& recordings = *kept;
+    auto training =
+        cut_timeline(recordings, options.data, options.data.train_split, OtherTrials::blank);
     if (!training) return training.error();
-    auto config = make_config(options, *training);
-    if (!config) return config.error();
+    auto begin = starting_point(options, *training);
+    if (!begin) return begin.error();
+    const ModelConfig& config = begin->config;
     auto device = pick_device(options.device);
     if (!device) return device.error();
     prepare_process(options.threads);
-    const TrainOptions resolved = resolve(options, *config);
+    const TrainOptions resolved = resolve(options, config);
 
     std::optional<Timeline> validation;
     if (!options.data.val_split.empty()) {
-      auto made = make_timeline(recordings, step, options.data.val_split, OtherTrials::keep);
+      auto made = cut_timeline(recordings, options.data, options.data.val_split, OtherTrials::keep);
       if (!made) return made.error();
       if (made->scored() == 0)
         return Error{ErrorCode::invalid_argument,
@@ -343,12 +419,28 @@ Result<TrainReport> train(const TrainOptions& options, const std::vector<Recordi
                      "split-val"};
       validation = *std::move(made);
     }
-    const ParameterSet probe(tensor_specs(*config), torch::kCPU);
-    const std::int64_t warmup = make_network(*config, probe, options.data.step_ms)->warmup_steps();
+    const ParameterSet probe(parameter_specs(config), torch::kCPU);
+    const std::int64_t warmup = make_network(config, probe, options.data.step_ms)->warmup_steps();
     auto sampler = CropSampler::create(*training, resolved.crop_steps, warmup);
     if (!sampler) return sampler.error();
-    Run run(resolved, *config, *training, validation ? &*validation : nullptr, *std::move(sampler),
-            *device);
+    auto ranks = rank_environment();
+    if (!ranks) return ranks.error();
+    const auto dtype = options.float64 ? torch::kFloat64 : torch::kFloat32;
+    std::unique_ptr<ProcessGroup> group;
+    if (ranks->ranks > 1) {
+      if (const auto ok = check_sharded(resolved, *ranks, *device); !ok) return ok.error();
+      auto joined = join_group(
+          *ranks, std::chrono::milliseconds(std::llround(1000 * options.rank_timeout_s)));
+      if (!joined) return joined.error();
+      group = *std::move(joined);
+    } else if (options.resume && has_parts(resolved.run_dir)) {
+      group = lone_group();
+    }
+    auto learner = group
+                       ? make_sharded_learner(config, options.data.step_ms, dtype, *group)
+                       : make_learner(config, options.data.step_ms, *device, dtype, begin->learned);
+    Run run(resolved, *std::move(begin), *training, validation ? &*validation : nullptr,
+            *std::move(sampler), std::move(learner), group.get());
     return run.go();
   } catch (const Exception& e) {
     return e.error;

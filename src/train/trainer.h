@@ -8,7 +8,10 @@
 #include <string>
 #include <vector>
 
+#include "data/folds.h"
+#include "data/protocol.h"
 #include "data/recording.h"
+#include "data/trial_scores.h"
 
 /// Training without a word of LibTorch in sight, so that apps/ and tests compile quickly.
 ///
@@ -20,14 +23,18 @@ namespace cortex::train {
 
 /// Where spikes and targets come from and how they are cut.
 struct DataOptions {
-  std::vector<std::string> nwb;  ///< recordings with the same units
+  std::vector<std::string> nwb;  ///< recordings
+  std::string units_by = "id";   ///< or "session": units of several recordings, see UnitsBy
   double bin_ms = 20;
   double step_ms = 20;
   std::optional<double> target_offset_ms;  ///< default: the step's centre
   std::string target = "hand_vel";
   std::string units = "all";  ///< or "held-in"
   std::string train_split = "train";
-  std::string val_split = "val";  ///< empty: nothing is evaluated
+  std::string val_split = "val";     ///< empty: nothing is evaluated
+  ProtocolOptions protocol;          ///< which steps count
+  std::optional<FoldOptions> folds;  ///< splits are then those of fold_recordings()
+  int fold = -1;                     ///< which one; -1: recordings are left as they are
 };
 
 /// Departures from a preset.
@@ -51,6 +58,20 @@ struct TrainOptions {
   std::int64_t crop_steps = 0;  ///< 0: by the kind of model
   double lr = 2e-3;
   double weight_decay = 0.3;
+  bool bf16 = false;  ///< multiply in bfloat16; parameters and sums stay float32
+  /// Model file to start from instead of random weights; its sizes count, not the preset's. Its
+  /// units need not be those of the recordings: rows of units that it lacks start as the mean of
+  /// its own.
+  std::string init;
+  /// What is learned: "all", or "units": the rows of the recordings' units alone, as when a trained
+  /// decoder meets a new day with few labels. Output units must be those of `init`.
+  std::string learn = "all";
+  std::int64_t train_trials = 0;  ///< of each recording, drawn by `seed`; 0: all of the split
+  bool float64 = false;           ///< parameters and all arithmetic, for comparisons
+  double rank_timeout_s = 600;    ///< ranks wait this long for one another
+  std::int64_t accumulate = 1;    ///< parts in which a batch is computed, for memory's sake
+  /// Which weights are exported: "best" on `data.val_split`, or the "last" average.
+  std::string select = "best";
   double clip = 1.0;
   double ema = 0.999;
   double unit_dropout = 0.6;
@@ -93,21 +114,33 @@ struct EvaluateOptions {
   std::string model;
   DataOptions data;  ///< bins, steps and target offset come from the model where it has them
   std::string split = "val";
-  bool reset_each_trial = false;  ///< the other protocol, as a separate row
+  std::string against;            ///< another model, on the same steps of the same trials
+  bool reset_each_trial = false;  ///< nothing before a trial is known: a separate row
+  double units_kept = 1;          ///< share of units that the decoders hear
+  int resamples = 2000;           ///< of trials, for intervals
+  std::uint64_t bootstrap_seed = 1;
   int threads = 0;
   std::string device = "auto";
 };
 
 struct EvaluateReport {
   std::string model;
-  std::string protocol;  ///< "continuous" or "reset-each-trial"
+  std::string protocol;  ///< "causal", "onset" or "nlb"
+  std::string clock;     ///< "continuous" or "reset-each-trial"
   double r2 = 0;
   std::vector<double> r2_per_dim;
   std::vector<std::string> output_names;
   std::int64_t steps = 0;
+  std::int64_t trials = 0;
+  std::int64_t unobserved = 0;  ///< of the steps: nothing was being recorded then
+  ConfidenceInterval interval;  ///< of r2, 95%, over trials
+  double against_r2 = 0;        ///< of the other model
+  PairedDifference difference;  ///< model minus the other one
 };
 
-/// Scores a model file, causally, on every observed step of the split's trials.
+/// Scores a model file, causally, on the steps that the protocol names in the split's trials. With
+/// `data.folds` and no `data.fold`, `model` holds "{fold}", and all folds' tested trials are scored
+/// together, each by its own model.
 Result<EvaluateReport> evaluate(const EvaluateOptions& options);
 Result<EvaluateReport> evaluate(const EvaluateOptions& options,
                                 const std::vector<Recording>& recordings);

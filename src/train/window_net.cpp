@@ -18,18 +18,18 @@ constexpr std::size_t kGroup = 256;
 
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& banned) {
   const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(-1)));
-  Tensor scores = torch::matmul(q * scale, k.transpose(-2, -1));
-  if (!banned.defined()) return torch::matmul(torch::softmax(scores, -1), v);
+  Tensor scores = product(q * scale, k.transpose(-2, -1));
+  if (!banned.defined()) return product(torch::softmax(scores, -1), v);
   // A row that may see nothing answers 0: its softmax runs over a large finite score and is then
   // multiplied away.
   scores = scores.masked_fill(banned, -1e30);
   const Tensor weights = torch::softmax(scores, -1).masked_fill(banned, 0);
-  return torch::matmul(weights, v);
+  return product(weights, v);
 }
 
 }  // namespace
 
-WindowNet::WindowNet(const ModelConfig& config, const ParameterSet& params, double step_ms)
+WindowNet::WindowNet(const ModelConfig& config, const Parameters& params, double step_ms)
     : config_(config),
       params_(params),
       window_bins_(config.window_bins > 0 ? config.window_bins : config.max_bins),
@@ -96,8 +96,8 @@ Tensor WindowNet::decode(const Windows& windows) const {
 
   const std::string cross = "encoder.cross_attn.";
   const Tensor& latents = params_.at("encoder.latents");
-  const Tensor q = torch::linear(norm(latents, cross + "norm_q"), weight(cross + "q_proj"));
-  const Tensor kv = torch::linear(norm(tokens, cross + "norm_kv"), weight(cross + "kv_proj"));
+  const Tensor q = project(norm(latents, cross + "norm_q"), weight(cross + "q_proj"));
+  const Tensor kv = project(norm(tokens, cross + "norm_kv"), weight(cross + "kv_proj"));
   Tensor banned = windows.absent.view({n, 1, 1, -1});
   if (c.receptive_ms > 0) {
     const Tensor nominal =
@@ -111,24 +111,22 @@ Tensor WindowNet::decode(const Windows& windows) const {
   }
   const Tensor seen = attention(heads(q.unsqueeze(0)), heads(kv.narrow(-1, 0, c.dim)),
                                 heads(kv.narrow(-1, c.dim, c.dim)), banned);
-  Tensor z = latents.unsqueeze(0) + torch::linear(join(seen), weight(cross + "out_proj"));
+  Tensor z = latents.unsqueeze(0) + project(join(seen), weight(cross + "out_proj"));
   for (int i = 0; i < c.layers; ++i) {
     const std::string block = fmt::format("encoder.self_attn_blocks.{}.", i);
-    const auto qkv =
-        torch::linear(norm(z, block + "norm_attn"), weight(block + "qkv_proj")).chunk(3, -1);
+    const auto qkv = project(norm(z, block + "norm_attn"), weight(block + "qkv_proj")).chunk(3, -1);
     const Tensor self = attention(heads(qkv[0]), heads(qkv[1]), heads(qkv[2]), {});
-    z = z + torch::linear(join(self), weight(block + "out_proj"));
+    z = z + project(join(self), weight(block + "out_proj"));
     const Tensor hidden =
-        torch::gelu(torch::linear(norm(z, block + "norm_mlp"), weight(block + "mlp.0")));
-    z = z + torch::linear(hidden, weight(block + "mlp.2"));
+        torch::gelu(project(norm(z, block + "norm_mlp"), weight(block + "mlp.0")));
+    z = z + project(hidden, weight(block + "mlp.2"));
   }
   const Tensor last = norm(norm(z, "encoder.final_norm"), "behavior_head.norm");
-  const Tensor head_q =
-      torch::linear(params_.at("behavior_head.query"), weight("behavior_head.q_proj"));
-  const auto head_kv = torch::linear(last, weight("behavior_head.kv_proj")).chunk(2, -1);
+  const Tensor head_q = project(params_.at("behavior_head.query"), weight("behavior_head.q_proj"));
+  const auto head_kv = project(last, weight("behavior_head.kv_proj")).chunk(2, -1);
   const Tensor pooled =
       attention(heads(head_q.unsqueeze(0)), heads(head_kv[0]), heads(head_kv[1]), {});
-  return torch::linear(join(pooled), weight("behavior_head.out_proj")).squeeze(-1);
+  return project(join(pooled), weight("behavior_head.out_proj")).squeeze(-1);
 }
 
 Tensor WindowNet::forward(const CropBatch& batch) const {

@@ -9,7 +9,7 @@ namespace cortex::train {
 class WindowNet final : public Network {
  public:
   /// `step_ms` is how often windows end: a whole multiple of the config's bin_ms.
-  WindowNet(const ModelConfig& config, const ParameterSet& params, double step_ms);
+  WindowNet(const ModelConfig& config, const Parameters& params, double step_ms);
 
   torch::Tensor forward(const CropBatch& batch) const override;
   std::int64_t context_steps() const override;
@@ -26,7 +26,7 @@ class WindowNet final : public Network {
   torch::Tensor heads(const torch::Tensor& x) const;
 
   ModelConfig config_;
-  const ParameterSet& params_;
+  const Parameters& params_;
   std::int64_t window_bins_ = 0;
   std::int64_t bins_per_step_ = 1;
 };

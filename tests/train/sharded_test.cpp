@@ -1,0 +1,213 @@
+// Training on several ranks: processes that meet on the loopback.
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <sstream>
+#include <thread>
+
+#include "data/nwb.h"
+#include "model/weights.h"
+#include "support/paths.h"
+#include "tensor/safetensors.h"
+#include "train/synthetic.h"
+
+namespace cortex::train {
+namespace {
+
+using cortex::testing::TempDir;
+using testing::bytes_of;
+
+int free_port() {
+  const int fd = ::socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  EXPECT_EQ(::bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  socklen_t size = sizeof address;
+  EXPECT_EQ(::getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size), 0);
+  ::close(fd);
+  return ntohs(address.sin_port);
+}
+
+/// `variables`: NAME=VALUE each.
+pid_t start(const std::vector<std::string>& arguments, const std::vector<std::string>& variables) {
+  std::vector<char*> argv;
+  for (const std::string& a : arguments) argv.push_back(const_cast<char*>(a.c_str()));
+  argv.push_back(nullptr);
+  const pid_t child = ::fork();
+  if (child != 0) return child;
+  const int null = ::open("/dev/null", O_WRONLY);
+  ::dup2(null, 1);
+  ::dup2(null, 2);
+  for (const std::string& v : variables) ::putenv(const_cast<char*>(v.c_str()));
+  ::execv(argv[0], argv.data());
+  ::_exit(127);
+}
+
+int exit_code(pid_t child) {
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+class Sharded : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    nwb_ = dir_.file("session.nwb");
+    ASSERT_TRUE(write_nwb(nwb_, testing::synthetic_recording(7, 8, 4)));
+  }
+
+  std::vector<pid_t> launch(int ranks, const std::string& name, int iterations,
+                            const std::vector<std::string>& more) {
+    std::vector<std::string> command = {CORTEX_TRAIN_EXE, "train"};
+    const auto flag = [&](const char* key, const std::string& value) {
+      command.insert(command.end(), {key, value});
+    };
+    flag("--nwb", nwb_);
+    flag("--out", dir_.file(name));
+    flag("--dim", "12");
+    flag("--heads", "2");
+    flag("--layers", "2");
+    flag("--window-steps", "5");
+    flag("--crop-steps", "16");
+    flag("--batch", "4");
+    flag("--iterations", std::to_string(iterations));
+    flag("--warmup-iterations", "5");
+    flag("--eval-every", "5");
+    flag("--checkpoint-every", "5");
+    flag("--threads", "1");
+    flag("--device", "cpu");
+    command.push_back("--quiet");
+    command.insert(command.end(), more.begin(), more.end());
+    if (ranks == 1) return {start(command, {})};
+    const std::string port = "MASTER_PORT=" + std::to_string(free_port());
+    const std::string size = "WORLD_SIZE=" + std::to_string(ranks);
+    std::vector<pid_t> out;
+    for (int rank = 0; rank < ranks; ++rank)
+      out.push_back(
+          start(command, {"RANK=" + std::to_string(rank), size, "MASTER_ADDR=127.0.0.1", port}));
+    return out;
+  }
+
+  void run(int ranks, const std::string& name, int iterations,
+           const std::vector<std::string>& more) {
+    for (const pid_t child : launch(ranks, name, iterations, more)) ASSERT_EQ(exit_code(child), 0);
+  }
+
+  std::string run_dir(const std::string& name) { return dir_.file(name) + ".run"; }
+
+  std::vector<double> losses(const std::string& name) {
+    std::stringstream lines(bytes_of(run_dir(name) + "/metrics.jsonl"));
+    std::vector<double> out;
+    const std::string key = "\"loss\":";
+    for (std::string line; std::getline(lines, line);)
+      out.push_back(std::strtod(line.c_str() + line.find(key) + key.size(), nullptr));
+    return out;
+  }
+
+  /// Of every fifth update.
+  void expect_same_losses(const std::string& a, const std::string& b, std::size_t count,
+                          double within) {
+    const auto x = losses(a);
+    const auto y = losses(b);
+    ASSERT_EQ(x.size(), count);
+    ASSERT_EQ(y.size(), count);
+    for (std::size_t i = 0; i < count; ++i) ASSERT_NEAR(x[i], y[i], within) << i;
+    EXPECT_NE(x.front(), x.back());
+  }
+
+  const TempDir dir_;
+  std::string nwb_;
+};
+
+TEST_F(Sharded, RanksLearnWhatOneProcessDoesInDoublePrecision) {
+  run(1, "one", 200, {"--float64"});
+  for (const int ranks : {2, 4}) {
+    const std::string name = "of" + std::to_string(ranks);
+    run(ranks, name, 200, {"--float64"});
+    expect_same_losses("one", name, 40, 1e-9);
+    const ModelFile a = load_model(dir_.file("one")).value_or_throw();
+    const ModelFile b = load_model(dir_.file(name)).value_or_throw();
+    for (const auto& [key, tensor] : a.tensors)
+      for (std::size_t i = 0; i < tensor.f32().size(); ++i)
+        ASSERT_NEAR(tensor.f32()[i], b.at(key).f32()[i], 1e-6) << key;
+  }
+}
+
+TEST_F(Sharded, InSinglePrecisionAndInPartsToo) {
+  run(1, "one", 20, {});
+  run(2, "two", 20, {});
+  expect_same_losses("one", "two", 4, 1e-5);
+  run(2, "parts", 20, {"--accumulate", "2"});
+  expect_same_losses("one", "parts", 4, 1e-5);
+}
+
+TEST_F(Sharded, EachRankHoldsItsPart) {
+  run(1, "one", 10, {});
+  run(4, "four", 10, {});
+  const auto whole = read_safetensors(run_dir("one") + "/checkpoint.safetensors");
+  ASSERT_TRUE(whole) << whole.error().message;
+  for (int rank = 0; rank < 4; ++rank) {
+    const auto part = read_safetensors(run_dir("four") + "/checkpoint-10/" + std::to_string(rank) +
+                                       "-of-4.safetensors");
+    ASSERT_TRUE(part) << part.error().message;
+    for (const char* name : {"parameters", "first", "second", "average"}) {
+      const auto all = whole->tensors.at(name).count();
+      // Stages are padded to divide: at most 3 values each.
+      EXPECT_LE(part->tensors.at(name).count(), all / 4 + 4) << name;
+      EXPECT_GE(part->tensors.at(name).count(), all / 4) << name;
+    }
+  }
+}
+
+TEST_F(Sharded, ACheckpointGoesOnWithAnotherNumberOfRanks) {
+  run(1, "whole", 40, {});
+  run(2, "moved", 40, {"--stop-after", "15"});
+  run(4, "moved", 40, {"--stop-after", "15", "--resume"});
+  run(1, "moved", 40, {"--resume"});
+  expect_same_losses("whole", "moved", 8, 1e-4);
+  EXPECT_TRUE(std::filesystem::exists(dir_.file("moved")));
+}
+
+TEST_F(Sharded, ARankThatDiesEndsTheJobWhichThenGoesOn) {
+  run(2, "whole", 200, {});
+  for (int attempt = 0; attempt < 3; ++attempt) {
+    const auto children = launch(2, "killed", 200, {"--resume"});
+    const std::string before = bytes_of(run_dir("killed") + "/checkpoint.latest");
+    // One or the other dies once this attempt has come a little further.
+    while (bytes_of(run_dir("killed") + "/checkpoint.latest") == before) {
+      siginfo_t ended{};
+      ::waitid(P_PID, static_cast<id_t>(children[0]), &ended, WEXITED | WNOHANG | WNOWAIT);
+      if (ended.si_pid != 0) break;
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(5 * attempt));
+    ::kill(children[static_cast<std::size_t>(attempt % 2)], SIGKILL);
+    EXPECT_EQ(exit_code(children[static_cast<std::size_t>(attempt % 2)]), 128 + SIGKILL);
+    EXPECT_EQ(exit_code(children[static_cast<std::size_t>(1 - attempt % 2)]), 1);
+  }
+  run(2, "killed", 200, {"--resume"});
+  expect_same_losses("whole", "killed", 40, 1e-6);
+}
+
+TEST_F(Sharded, AnIncompleteEnvironmentIsAnError) {
+  const std::vector<std::string> command = {CORTEX_TRAIN_EXE, "train",           "--nwb",    nwb_,
+                                            "--out",          dir_.file("none"), "--device", "cpu"};
+  EXPECT_EQ(exit_code(start(command, {"WORLD_SIZE=2"})), 2);
+  EXPECT_EQ(exit_code(start(
+                command, {"WORLD_SIZE=2", "RANK=2", "MASTER_ADDR=127.0.0.1", "MASTER_PORT=29555"})),
+            2);
+  EXPECT_EQ(exit_code(start(command, {"WORLD_SIZE=two"})), 2);
+}
+
+}  // namespace
+}  // namespace cortex::train
