@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "data/nwb.h"
+#include "data/prepare.h"
 
 namespace cortex::train {
 namespace {
@@ -47,8 +48,6 @@ Result<void> check_options(const TrainOptions& o) {
   if (!std::isfinite(o.clip) || o.clip <= 0) return bad_flag("clip", fmt::format("is {}", o.clip));
   if (o.out.empty()) return bad_flag("out", "is missing: where should the model go?");
   if (o.data.train_split.empty()) return bad_flag("split-train", "is empty");
-  if (o.data.units != "all" && o.data.units != "held-in")
-    return bad_flag("units", fmt::format("is '{}', not all or held-in", o.data.units));
   return {};
 }
 
@@ -57,7 +56,7 @@ StepOptions step_options(const DataOptions& data) {
   step.bin_ms = data.bin_ms;
   step.step_ms = data.step_ms;
   step.target_offset_ms = data.target_offset_ms.value_or(-data.step_ms / 2);
-  step.target = data.target;
+  if (data.target != "auto") step.target = data.target;
   return step;
 }
 
@@ -67,11 +66,8 @@ Result<std::vector<Recording>> load_recordings(const DataOptions& data) {
   for (const std::string& path : data.nwb) {
     auto recording = read_nwb(path);
     if (!recording) return recording.error();
-    if (data.units == "held-in")
-      std::erase_if(recording->units, [](const Unit& u) { return u.held_out; });
-    if (recording->units.empty())
-      return Error{ErrorCode::invalid_argument, fmt::format("{}: no units to train on", path),
-                   "units"};
+    if (auto said = prepare(*recording, {data.target, data.units, data.split_by}); !said)
+      return said.error();
     out.push_back(*std::move(recording));
   }
   return out;
