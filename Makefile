@@ -20,12 +20,13 @@ SOURCES = git ls-files -co --exclude-standard --deduplicate -- '*.h' '*.cpp' '*.
 
 .DEFAULT_GOAL := help
 .PHONY: help light build demo install test test-fast test-gpu train-xs train-s train-m serve bench \
-        bench-kernels bench-gpu lint format format-check asan tsan cuda-build fuzz-smoke check-all clean
+        bench-kernels bench-gpu reproduce-mc-maze lint format format-check \
+        asan tsan cuda-build fuzz-smoke check-all clean
 
 help:  ## This list
 	@echo "Cortex-Engine: spikes in, hand velocity out, before the deadline."
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  JOBS=n          build and test jobs (default: the number of cores)"
 
@@ -76,6 +77,9 @@ export NWB MINUTES RUNS CORTEX CORTEX_TRAIN
 
 serve: light  ## Serve MODEL=file on 127.0.0.1, PORT=8080
 	@build/light/apps/cortex serve --model $(MODEL) --port $(PORT)
+
+reproduce-mc-maze: build  ## Download MC_Maze from DANDI (once) and print the decoders' table on it
+	@CORTEX=$(CORTEX) CORTEX_TRAIN=$(CORTEX_TRAIN) scripts/reproduce_mc_maze.sh
 
 bench:  ## Time decoders against the machine's ceilings and against peers, write BENCHMARKS.md
 	@JOBS=$(JOBS) scripts/bench.sh

@@ -14,6 +14,7 @@
 #include "core/json_writer.h"
 #include "data/nwb.h"
 #include "data/statistics.h"
+#include "inspect_advice.h"
 #include "inspect_model.h"
 
 namespace cortex {
@@ -66,7 +67,8 @@ void write_spread(JsonWriter& w, const char* name, const std::optional<Spread>& 
   w.key("p95").value(spread->p95).end_object();
 }
 
-std::string as_json(const Recording& r, const Summary& summary, const RecordingStatistics& s) {
+std::string as_json(const Recording& r, const Summary& summary, const RecordingStatistics& s,
+                    const TrainAdvice& advice) {
   JsonWriter w;
   w.begin_object().key("path").value(r.path).key("kind").value("nwb");
   w.key("nwb_version").value(r.nwb_version).key("identifier").value(r.identifier);
@@ -101,7 +103,11 @@ std::string as_json(const Recording& r, const Summary& summary, const RecordingS
     w.key("start_s").value(s.series[i].start_s).key("stop_s").value(s.series[i].stop_s);
     w.end_object();
   }
-  w.end_array().end_object();
+  w.end_array().key("layout").value(advice.layout);
+  w.key("notes").begin_array();
+  for (const std::string& note : advice.notes) w.value(note);
+  w.end_array().key("train").value(advice.command);
+  w.key("why_not").value(advice.why_not).end_object();
   return w.text();
 }
 
@@ -109,7 +115,8 @@ std::string show(const Spread& spread) {
   return fmt::format("{:>8.3g} {:>8.3g} {:>8.3g}", spread.p5, spread.median, spread.p95);
 }
 
-void print_for_a_person(const Recording& r, const Summary& summary, const RecordingStatistics& s) {
+void print_for_a_person(const Recording& r, const Summary& summary, const RecordingStatistics& s,
+                        const TrainAdvice& advice) {
   const auto line = [](const char* name, const std::string& value) {
     if (!value.empty()) fmt::print("  {:<22} {}\n", name, value);
   };
@@ -149,16 +156,23 @@ void print_for_a_person(const Recording& r, const Summary& summary, const Record
   if (s.speed_mm_s)
     line("speed in trials, mm/s",
          fmt::format("{}  p99 {:.3g}", show(*s.speed_mm_s), *s.speed_p99_mm_s));
+  fmt::print("\n");
+  for (const std::string& note : advice.notes) fmt::print("  {}\n", note);
+  if (advice.command.empty())
+    fmt::print("  not to be trained on: {}\n", advice.why_not);
+  else
+    fmt::print("  train on it with\n    {}\n", advice.command);
 }
 
 void inspect_recording(const std::string& path, bool json) {
   const Recording recording = read_nwb(path).value_or_throw();
   const RecordingStatistics statistics = describe(recording);
   const Summary summary = summarize(recording);
+  const TrainAdvice advice = advise(recording);
   if (json)
-    fmt::print("{}\n", as_json(recording, summary, statistics));
+    fmt::print("{}\n", as_json(recording, summary, statistics, advice));
   else
-    print_for_a_person(recording, summary, statistics);
+    print_for_a_person(recording, summary, statistics, advice);
 }
 
 }  // namespace

@@ -20,6 +20,7 @@
 #include "core/clock.h"
 #include "core/log.h"
 #include "data/nwb.h"
+#include "data/prepare.h"
 #include "realtime_report.h"
 #include "replay_decoder.h"
 #include "replay_report.h"
@@ -42,6 +43,7 @@ struct ReplayFlags {
   std::string speed = "1";
   std::string view;
   std::string target;
+  std::string split_by;
   std::string out;
   std::string events;
   double deadline_ms = 0;
@@ -217,7 +219,8 @@ void check_flags(const ReplayFlags& flags) {
 void replay(const ReplayFlags& flags) {
   check_flags(flags);
   const StopOnSignal signals;
-  const Recording recording = read_nwb(flags.nwb).value_or_throw();
+  Recording recording = read_nwb(flags.nwb).value_or_throw();
+  (void)prepare(recording, {.target = flags.target, .split = flags.split_by}).value_or_throw();
   const std::string api_key =
       flags.api_key_file.empty() ? "" : read_api_key(flags.api_key_file).value_or_throw();
   const auto decoder = (flags.url.empty() ? ReplayDecoder::load(flags.model, flags.realtime)
@@ -281,7 +284,10 @@ void add_replay(CLI::App& app) {
       ->check(CLI::PositiveNumber);
   command->add_option("--seconds", flags->seconds, "Stop after so many seconds of the recording")
       ->check(CLI::PositiveNumber);
-  command->add_option("--target", flags->target, "Behaviour series to score against (hand_vel)");
+  command->add_option("--target", flags->target,
+                      "Behaviour to score against, as for training (auto)");
+  command->add_option("--split-by", flags->split_by,
+                      "Trials' split: a fraction for val or a column, as given for training");
   command->add_flag("--allow-missing-units", flags->allow_missing_units,
                     "Units that the recording lacks are silent instead of an error");
   command->add_flag("--realtime", flags->realtime, kRealtimeHelp);

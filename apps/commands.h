@@ -8,6 +8,7 @@ namespace cortex {
 
 void add_simulate(CLI::App& app);
 void add_download(CLI::App& app);
+void add_import(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_serve(CLI::App& app);
 void add_replay(CLI::App& app);

@@ -11,6 +11,7 @@ int main(int argc, char** argv) {
       "Example:\n  cortex simulate --out session.nwb && cortex inspect session.nwb");
   cortex::add_simulate(app);
   cortex::add_download(app);
+  cortex::add_import(app);
   cortex::add_inspect(app);
   cortex::add_serve(app);
   cortex::add_replay(app);

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "data/nwb.h"
+#include "data/target.h"
 
 namespace cortex {
 namespace {
@@ -134,7 +135,8 @@ std::vector<std::size_t> sample_steps(const SteppedRecording& stepped,
 }  // namespace
 
 QuantizeData read_quantize_data(const ModelConfig& config, const QuantizeDataOptions& options) {
-  const Recording recording = read_nwb(options.nwb).value_or_throw();
+  Recording recording = read_nwb(options.nwb).value_or_throw();
+  (void)choose_target(recording, options.target).value_or_throw();
   const SteppedRecording stepped = cut(recording, config, options);
   auto steps = static_cast<std::size_t>(stepped.steps());
   if (options.seconds > 0)

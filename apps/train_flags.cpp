@@ -8,10 +8,18 @@ void add_data_flags(CLI::App& command, train::DataOptions& data, bool steps) {
   command.add_option("--nwb", data.nwb, "Recording(s), comma separated")
       ->required()
       ->delimiter(',');
-  command.add_option("--target", data.target, "Behaviour series to decode")->capture_default_str();
-  command.add_option("--units", data.units, "Which units")
-      ->check(CLI::IsMember({"all", "held-in"}))
+  command
+      .add_option("--target", data.target,
+                  "What to decode: auto, the end of a series' path, or velocity:PATH of a position")
       ->capture_default_str();
+  command
+      .add_option("--units", data.units,
+                  "Which units: terms joined by commas, e.g. held-in,rate>=0.5 (docs/data.md)")
+      ->capture_default_str();
+  // Where trials are scored alone, --split says which.
+  command.add_option(
+      steps ? "--split,--split-by" : "--split-by", data.split_by,
+      "Trials' split: a fraction for val or a column (default: the file's, else 0.2)");
   if (!steps) return;
   command.add_option("--bin-ms", data.bin_ms, "Width of an event's bin")->capture_default_str();
   command.add_option("--step-ms", data.step_ms, "A whole multiple of --bin-ms")

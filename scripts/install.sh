@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs with apt what the build needs and the machine lacks; silent when nothing is missing.
 #
-#   scripts/install.sh light   what `cortex` needs (its `download` alone wants full)
+#   scripts/install.sh light   what `cortex` needs (`download` and MATLAB files want full)
 #   scripts/install.sh full    and the tests and cortex-train (LibTorch)
 #   scripts/install.sh check   and the tools of `make check-all` (clang, clang-format, clang-tidy, prometheus, wrk)
 #   scripts/install.sh bench   full, and the peers of `make bench` (oneDNN; ONNX Runtime from npm)
@@ -98,6 +98,7 @@ if [[ $level != light ]]; then
   want libgtest-dev
   want python3
   want libcurl4-openssl-dev
+  want libmatio-dev
   want librapidcheck-dev
   want pybind11-dev
   want python3-dev

@@ -19,6 +19,9 @@ bool is_skipped_series(const hdf5::File& file, const std::string& path) {
       "ElectricalSeries", "SpikeEventSeries", "DecompositionSeries", "RoiResponseSeries",
       "ImageSeries",      "AnnotationSeries", "IntervalSeries"};
   const auto type = file.text_attribute(path, "neurodata_type");
+  // Under acquisition lie raw signals of any size and kind: only plain series are behaviour.
+  if (path.starts_with("/acquisition/"))
+    return !type || (*type != "TimeSeries" && *type != "SpatialSeries");
   return type && std::any_of(std::begin(kNeural), std::end(kNeural),
                              [&](const char* name) { return *type == name; });
 }
@@ -63,10 +66,11 @@ Result<std::vector<double>> read_times(const hdf5::File& file, const std::string
 /// Nothing where the group is a series of another kind (images, text, voltages).
 Result<std::vector<BehaviorSeries>> read_series(const hdf5::File& file, const std::string& path) {
   const std::string data_path = path + "/data";
+  if (is_skipped_series(file, path)) return std::vector<BehaviorSeries>{};
   const auto shape = file.describe(data_path);
   if (!shape) return shape.error();
-  if (is_skipped_series(file, path) || shape->dims.empty() || shape->dims.size() > 2 ||
-      shape->kind == hdf5::Kind::text || shape->kind == hdf5::Kind::other)
+  if (shape->dims.empty() || shape->dims.size() > 2 || shape->kind == hdf5::Kind::text ||
+      shape->kind == hdf5::Kind::other)
     return std::vector<BehaviorSeries>{};
   const auto data = file.reals(data_path);
   if (!data) return data.error();
@@ -100,7 +104,7 @@ Result<void> walk(const hdf5::File& file, const std::string& group, int depth, i
   for (const std::string& name : *names) {
     const std::string path = group + "/" + name;
     if (!file.is_group(path)) continue;
-    if (--budget < 0) return file.corrupt("/processing", "implausibly many groups");
+    if (--budget < 0) return file.corrupt(group, "implausibly many groups");
     if (file.is_dataset(path + "/data")) {
       auto series = read_series(file, path);
       if (!series) return series.error();
@@ -198,9 +202,11 @@ Result<std::vector<Electrode>> read_electrodes(const hdf5::File& file) {
 
 Result<std::vector<BehaviorSeries>> read_behavior(const hdf5::File& file) {
   std::vector<BehaviorSeries> found;
-  if (!file.is_group("/processing")) return found;
   int budget = kMaxGroups;
-  if (auto ok = walk(file, "/processing", 0, budget, found); !ok) return ok.error();
+  for (const char* root : {"/acquisition", "/processing"}) {
+    if (!file.is_group(root)) continue;
+    if (auto ok = walk(file, root, 0, budget, found); !ok) return ok.error();
+  }
   return found;
 }
 

@@ -285,19 +285,22 @@ Result<void> Layout::write_behavior() {
           fmt::format("series '{}': {} values are not {} times of {} dimensions", series.name,
                       series.values.size(), series.times_s.size(), series.dims),
           "behavior"};
-    const bool own_path = series.path.starts_with("/processing/") &&
-                          series.path.ends_with("/" + series.name) &&
-                          std::count(series.path.begin(), series.path.end(), '/') >= 3;
+    const bool acquired = series.path.starts_with("/acquisition/");
+    const bool own_path =
+        (acquired || series.path.starts_with("/processing/")) &&
+        series.path.ends_with("/" + series.name) &&
+        std::count(series.path.begin(), series.path.end(), '/') >= (acquired ? 2 : 3);
     const std::string path = own_path ? series.path : "/processing/behavior/" + series.name;
     if (!used.insert(path).second)
       return Error{ErrorCode::invalid_argument, fmt::format("two series at {}", path), "behavior"};
-    for (std::size_t at = path.find('/', 12); at != std::string::npos;
+    const std::size_t root = path.find('/', 1) + 1;
+    for (std::size_t at = path.find('/', root); at != std::string::npos;
          at = path.find('/', at + 1)) {
       const std::string parent = path.substr(0, at);
       if (!used.insert(parent).second) continue;
-      const bool module = parent.find('/', 12) == std::string::npos;
+      const bool module = path.starts_with("/processing/") && parent.find('/', root) == parent.npos;
       out_.group(parent,
-                 module ? typed("ProcessingModule", parent, {{"description", parent.substr(12)}})
+                 module ? typed("ProcessingModule", parent, {{"description", parent.substr(root)}})
                         : typed("BehavioralTimeSeries", parent));
     }
     out_.group(path, typed("TimeSeries", path,

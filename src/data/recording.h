@@ -63,8 +63,11 @@ struct Recording {
   std::vector<Trial> trials;
   std::vector<Electrode> electrodes;
   std::vector<BehaviorSeries> behavior;
+  /// Path of the series to decode, where `prepare` chose one; never from a file.
+  std::string target;
 
   const BehaviorSeries* find_behavior(const std::string& name) const;
+  const BehaviorSeries* find_path(const std::string& hdf5_path) const;
   std::int64_t spike_count() const;
 };
 

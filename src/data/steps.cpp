@@ -158,7 +158,9 @@ Result<SteppedRecording> step_recording(const Recording& recording, const StepOp
   auto units = match_units(recording, options);
   if (!units) return units.error();
   const BehaviorSeries* series =
-      recording.find_behavior(options.target.empty() ? "hand_vel" : options.target);
+      recording.target.empty()
+          ? recording.find_behavior(options.target.empty() ? "hand_vel" : options.target)
+          : recording.find_path(recording.target);
   if (series == nullptr && !(options.target.empty() && recording.behavior.empty())) {
     std::vector<std::string> names;
     for (const BehaviorSeries& each : recording.behavior) names.push_back(each.name);

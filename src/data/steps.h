@@ -14,10 +14,10 @@ namespace cortex {
 
 /// How a recording is cut into steps.
 struct StepOptions {
-  double bin_ms = 20;                 ///< width of an event's bin
-  double step_ms = 20;                ///< a whole multiple of bin_ms
-  double target_offset_ms = -10;      ///< target time minus the end of its step
-  std::string target;                 ///< behaviour series; empty: "hand_vel"
+  double bin_ms = 20;             ///< width of an event's bin
+  double step_ms = 20;            ///< a whole multiple of bin_ms
+  double target_offset_ms = -10;  ///< target time minus the end of its step
+  std::string target;             ///< series; empty: "hand_vel". A prepared recording has its own
   std::vector<std::string> unit_ids;  ///< order of units; empty: the file's own order
   bool allow_missing_units = false;   ///< a wanted unit the file lacks is silent, not an error
 };

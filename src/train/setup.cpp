@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "data/nwb.h"
+#include "data/prepare.h"
 #include "train/baseline_nets.h"
 
 namespace cortex::train {
@@ -58,8 +59,6 @@ Result<void> check_options(const TrainOptions& o) {
     return bad_flag("select", fmt::format("is '{}', not best or last", o.select));
   if (o.out.empty()) return bad_flag("out", "is missing: where should the model go?");
   if (o.data.train_split.empty()) return bad_flag("split-train", "is empty");
-  if (o.data.units != "all" && o.data.units != "held-in")
-    return bad_flag("units", fmt::format("is '{}', not all or held-in", o.data.units));
   return {};
 }
 
@@ -68,7 +67,7 @@ StepOptions step_options(const DataOptions& data) {
   step.bin_ms = data.bin_ms;
   step.step_ms = data.step_ms;
   step.target_offset_ms = data.target_offset_ms.value_or(-data.step_ms / 2);
-  step.target = data.target;
+  if (data.target != "auto") step.target = data.target;
   return step;
 }
 
@@ -78,11 +77,8 @@ Result<std::vector<Recording>> load_recordings(const DataOptions& data) {
   for (const std::string& path : data.nwb) {
     auto recording = read_nwb(path);
     if (!recording) return recording.error();
-    if (data.units == "held-in")
-      std::erase_if(recording->units, [](const Unit& u) { return u.held_out; });
-    if (recording->units.empty())
-      return Error{ErrorCode::invalid_argument, fmt::format("{}: no units to train on", path),
-                   "units"};
+    if (auto said = prepare(*recording, {data.target, data.units, data.split_by}); !said)
+      return said.error();
     out.push_back(*std::move(recording));
   }
   if (data.folds && data.fold >= 0) return fold_recordings(out, *data.folds, data.fold);

@@ -28,8 +28,9 @@ struct DataOptions {
   double bin_ms = 20;
   double step_ms = 20;
   std::optional<double> target_offset_ms;  ///< default: the step's centre
-  std::string target = "hand_vel";
-  std::string units = "all";  ///< or "held-in"
+  std::string target = "auto";             ///< see data/target.h
+  std::string units = "all";               ///< see data/unit_filter.h
+  std::string split_by;                    ///< see data/split.h; empty: the file's own
   std::string train_split = "train";
   std::string val_split = "val";     ///< empty: nothing is evaluated
   ProtocolOptions protocol;          ///< which steps count

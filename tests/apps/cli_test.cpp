@@ -90,7 +90,7 @@ class CliReplay : public ::testing::Test {
 TEST(Cli, HelpIsZeroAndEverySubcommandShowsAnExample) {
   EXPECT_EQ(cortex_run({"--help"}).code, 0);
   for (const std::string command : {"simulate", "inspect", "serve", "replay", "quantize", "profile",
-                                    "jitter", "bench", "load", "download"}) {
+                                    "jitter", "bench", "load", "download", "import"}) {
     const Ran ran = cortex_run({command, "--help"});
     EXPECT_EQ(ran.code, 0) << command;
     EXPECT_NE(ran.out.find("Example"), std::string::npos) << command;
@@ -130,6 +130,49 @@ TEST(Cli, FailureIsOneAndSaysWhat) {
     EXPECT_EQ(ran.err.rfind("cortex: ", 0), 0U) << ran.err;
     EXPECT_NE(ran.err.find("/no/such/file.nwb"), std::string::npos) << ran.err;
   }
+}
+
+TEST_F(CliReplay, InspectEndsWithTheTrainingThatFits) {
+  const Ran ran = cortex_run({"inspect", nwb_});
+  EXPECT_EQ(last_line(ran.out),
+            "    cortex-train train --nwb " + nwb_ + " --units held-in --out session.safetensors");
+  // Positions every 50 ms, no split, no held-out units.
+  Recording bare = read_nwb(nwb_).value_or_throw();
+  BehaviorSeries position = *bare.find_behavior("hand_pos");
+  std::vector<double> times;
+  std::vector<float> values;
+  for (std::size_t row = 0; row < position.times_s.size(); row += 50) {
+    times.push_back(position.times_s[row]);
+    for (std::size_t d = 0; d < position.dims; ++d)
+      values.push_back(position.values[row * position.dims + d]);
+  }
+  position.times_s = times;
+  position.values = values;
+  bare.behavior = {position};
+  for (Trial& trial : bare.trials) trial.split.clear();
+  for (Unit& unit : bare.units) unit.held_out = false;
+  const std::string path = folder_.file("a bare one.nwb");
+  write_nwb(path, bare).value_or_throw();
+  const Ran again = cortex_run({"inspect", path});
+  EXPECT_EQ(last_line(again.out), "    cortex-train train --nwb '" + path +
+                                      "' --bin-ms 50 --step-ms 50 --out 'a bare one.safetensors'");
+  EXPECT_NE(again.out.find("over the last 50 ms"), std::string::npos) << again.out;
+  EXPECT_NE(again.out.find("no split in the file"), std::string::npos) << again.out;
+  bare.behavior.clear();
+  write_nwb(path, bare).value_or_throw();
+  EXPECT_NE(cortex_run({"inspect", path}).out.find("no behaviour"), std::string::npos);
+}
+
+TEST(Cli, ImportWritesWhatItReads) {
+  const testing::TempDir folder;
+  std::ofstream(folder.file("s.csv")) << "unit,time_s\n4,0.5\n4,1\n";
+  const Ran ran = cortex_run({"import", folder.file("s.csv"), "--out", folder.file("s.nwb")});
+  EXPECT_EQ(ran.code, 0) << ran.err;
+  EXPECT_EQ(read_nwb(folder.file("s.nwb")).value_or_throw().units.at(0).id, "4");
+  std::ofstream(folder.file("s.csv")) << "unit,time_s\n4,soon\n";
+  const Ran wrong = cortex_run({"import", folder.file("s.csv"), "--out", folder.file("s.nwb")});
+  EXPECT_EQ(wrong.code, 1);
+  EXPECT_NE(wrong.err.find("line 2: column 'time_s': 'soon'"), std::string::npos) << wrong.err;
 }
 
 TEST(Cli, VersionNamesTheProgram) {
