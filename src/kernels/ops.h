@@ -64,12 +64,6 @@ struct MatrixView {
     part.cols -= column;
     return part;
   }
-  MatrixView from_row(std::int64_t row) const {
-    MatrixView part = from_column(row * stride);
-    part.rows = rows - row;
-    part.cols = cols;
-    return part;
-  }
 };
 inline MatrixView matrix(float* data, std::int64_t rows, std::int64_t cols,
                          DType dtype = DType::f32) {

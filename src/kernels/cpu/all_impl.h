@@ -9,9 +9,12 @@
 // clang-format on
 
 constexpr Kernels table(const char* name, bool bf16_dot) {
-  return {
-      name,           kLanes,         bf16_dot,           format,    prepare,
-      normalize,      project_token,  gemm_scratch_bytes, gemm,      head_attention_scratch_bytes,
-      head_attention, soften_columns, pool_columns,       mean_rows, additive_bag,
-      stream_cross,   paged};
+  return {name,           kLanes,
+          bf16_dot,       format,
+          prepare,        normalize,
+          project_token,  gemm_scratch_bytes,
+          gemm,           head_attention_scratch_bytes,
+          head_attention, soften_columns,
+          pool_columns,   additive_bag,
+          stream_cross,   paged};
 }

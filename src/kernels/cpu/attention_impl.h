@@ -15,6 +15,12 @@ class Scratch {
   std::byte* at_;
 };
 
+/// Fetches a row of one head: rows lie far apart, so no hardware foresees the next.
+inline void fetch_row(const MatrixView& m, std::int64_t row, int head_dim) {
+  for (int d = 0; d < head_dim; d += kLanes) prefetch(m.data + row * m.stride + d);
+}
+constexpr std::int64_t kRowsAhead = 8;
+
 /// K of one head, transposed into panels: [keys / kColumns][head_dim / group][kColumns][group].
 template <class T>
 void pack_keys(const MatrixView& k, std::int64_t first, std::int64_t keys, int head_dim,
@@ -25,18 +31,13 @@ void pack_keys(const MatrixView& k, std::int64_t first, std::int64_t keys, int h
     for (std::int64_t line = 0; line < lines; line += kLanes) {
       F square[kLanes];  // of words
       for (int i = 0; i < kLanes; ++i) {
-        const std::int64_t begin = line * T::kGroup, row = first + j + i;
-        if constexpr (requires(const typename T::B* held) { T::words(held); }) {
-          if (k.dtype == DType::bf16 && j + i < keys && begin + kLanes * T::kGroup <= head_dim) {
-            square[i] =
-                T::words(reinterpret_cast<const typename T::B*>(k.data) + row * k.stride + begin);
-            continue;
-          }
-        }
+        if (line == 0 && j + i + kLanes < keys) fetch_row(k, first + j + i + kLanes, head_dim);
         F inputs[T::kGroup];
         for (int g = 0; g < T::kGroup; ++g) {
-          const std::int64_t d = begin + g * kLanes;
-          inputs[g] = j + i < keys && d < head_dim ? load_at(k, row, d, head_dim - d) : set(0);
+          const std::int64_t d = line * T::kGroup + g * kLanes;
+          inputs[g] = j + i < keys && d < head_dim
+                          ? load_part(k.data + (first + j + i) * k.stride + d, head_dim - d)
+                          : set(0);
         }
         square[i] = T::words(inputs);
       }
@@ -53,11 +54,14 @@ void pack_values(const MatrixView& v, std::int64_t first, std::int64_t keys, int
                  typename T::B* to) {
   const std::int64_t padded = round_up(keys, T::kGroup);
   for (std::int64_t j = 0; j < padded; j += T::kGroup) {
+    for (int g = 0; g < T::kGroup; ++g)
+      if (j + g + kRowsAhead < keys) fetch_row(v, first + j + g + kRowsAhead, head_dim);
     for (std::int64_t d = 0; d < round_up(head_dim, kColumns); d += kLanes) {
       F rows[T::kGroup];
       for (int g = 0; g < T::kGroup; ++g)
-        rows[g] =
-            j + g < keys && d < head_dim ? load_at(v, first + j + g, d, head_dim - d) : set(0);
+        rows[g] = j + g < keys && d < head_dim
+                      ? load_part(v.data + (first + j + g) * v.stride + d, head_dim - d)
+                      : set(0);
       T::store_words(
           to + d / kColumns * kColumns * padded + j * kColumns + d % kColumns * T::kGroup,
           T::across(rows));
@@ -81,14 +85,6 @@ inline float highest(const float* scores, std::int64_t panels, float top) {
   return largest(high[0]);
 }
 
-/// e^(s - top), as exactly as weights of T need it.
-template <class T>
-inline F exp_from(F s, float top) {
-  if (kFloat32<T>) return exp_negative(sub(s, set(top)));
-  constexpr float kLog2e = 1.44269504089f;
-  return exp2_narrow(fma(s, set(kLog2e), set(-top * kLog2e)));
-}
-
 /// Softmax weights e^(s - top) of a row as activations, not divided by their sum, which is
 /// returned.
 template <class T>
@@ -97,13 +93,17 @@ float soften(const float* scores, std::int64_t panels, float top, typename T::A*
     for (std::int64_t j = 0; j < panels * kColumns; j += kLanes) T::convert(set(0), weights + j);
     return 0;
   }
+  constexpr float kLog2e = 1.44269504089f;
+  const F highest = set(top), power = set(-top * kLog2e);
   F sums[kVectors];
 #pragma GCC unroll 8
   for (F& s : sums) s = set(0);
   for (std::int64_t p = 0; p < panels; ++p) {
 #pragma GCC unroll 8
     for (int n = 0; n < kVectors; ++n) {
-      const F e = exp_from<T>(load(scores + p * kTileRows * kColumns + n * kLanes), top);
+      const F s = load(scores + p * kTileRows * kColumns + n * kLanes);
+      const F e =
+          kFloat32<T> ? exp_negative(sub(s, highest)) : exp2_narrow(fma(s, set(kLog2e), power));
       sums[n] = add(sums[n], e);
       T::convert(e, weights + p * kColumns + n * kLanes);
     }
@@ -139,8 +139,10 @@ void attend(const HeadAttentionArgs& a) {
 
   const F scale = set(1.0f / __builtin_sqrtf(static_cast<float>(a.head_dim)));
   for (std::int64_t i = 0; i < a.queries; ++i) {
+    if (i + kRowsAhead < a.queries) fetch_row(a.q, i + kRowsAhead, a.head_dim);
     for (std::int64_t d = 0; d < width; d += kLanes)
-      T::convert(mul(load_at(a.q, i, d, a.head_dim - d), scale), q + i * width + d);
+      T::convert(mul(load_part(a.q.data + i * a.q.stride + d, a.head_dim - d), scale),
+                 q + i * width + d);
     top[i] = -kInfinity;
     total[i] = 0;
   }
@@ -208,7 +210,7 @@ void attend(const HeadAttentionArgs& a) {
     for (std::int64_t d = 0; d < a.head_dim; d += kLanes) {
       const float* const s = from + d / kColumns * kTileRows * kColumns + d % kColumns;
       const F y = total[i] > 0 ? mul(load(s), share) : set(0);
-      store_at(a.out, i, d, y, a.head_dim - d);
+      store_part(a.out.data + i * a.out.stride + d, y, a.head_dim - d);
     }
   }
 }

@@ -129,10 +129,6 @@ std::unique_ptr<LinearWeight> CpuOps::pack_linear(const LinearTensor& linear) {
   return std::make_unique<PackedLinear>(linear, kernels_);
 }
 
-DType CpuOps::activation_dtype(DType weights) const {
-  return weights != DType::f32 && kernels_.bf16_dot ? DType::bf16 : DType::f32;
-}
-
 DType CpuOps::cache_dtype(DType weights) const {
   return weights == DType::f32 ? DType::f32 : DType::bf16;
 }
@@ -173,7 +169,8 @@ void CpuOps::reserve(const OpsCapacity& c) {
 
 void CpuOps::prepare_rows(const PackedLinear& weight, const NormArgs& norm, MatrixView x,
                           std::int64_t begin, std::int64_t end, const Rows& to) const {
-  for (std::int64_t m = begin; m < end; ++m) kernels_.prepare(weight.precision(), norm, x, m, to);
+  for (std::int64_t m = begin; m < end; ++m)
+    kernels_.prepare(weight.precision(), norm, x.data + m * x.stride, weight.in(), to, m);
 }
 
 void CpuOps::norm_linear(const NormArgs& norm, MatrixView x, const LinearWeight& weight,
@@ -226,7 +223,8 @@ void CpuOps::norm_linear(const NormArgs& norm, MatrixView x, const LinearWeight&
 }
 
 void CpuOps::normalize(const NormArgs& norm, MatrixView x, MatrixView out) {
-  for (std::int64_t m = 0; m < x.rows; ++m) kernels_.normalize(norm, x, m, out);
+  for (std::int64_t m = 0; m < x.rows; ++m)
+    kernels_.normalize(norm, x.data + m * x.stride, x.cols, out.data + m * out.stride);
 }
 
 void CpuOps::project_tokens(const TokenArgs& t, const TokenProjection& p, MatrixView out) {
@@ -237,7 +235,8 @@ void CpuOps::project_tokens(const TokenArgs& t, const TokenProjection& p, Matrix
     auto* const token =
         reinterpret_cast<float*>(scratch(thread, sizeof(float) * static_cast<std::size_t>(t.dim)));
     const std::int64_t end = std::min(t.events, (part + 1) * kPart);
-    for (std::int64_t e = part * kPart; e < end; ++e) kernels_.project_token(t, p, e, token, out);
+    for (std::int64_t e = part * kPart; e < end; ++e)
+      kernels_.project_token(t, p, e, token, out.data + e * out.stride);
   });
 }
 
@@ -274,8 +273,8 @@ void CpuOps::ragged_attention(const RaggedAttentionArgs& a) {
     const std::int64_t at = static_cast<std::int64_t>(chunk % a.heads) * a.head_dim;
     const std::int64_t row = item * a.queries;
     const std::int32_t begin = a.indptr[item];
-    const auto part = [&](const MatrixView& whole, std::int64_t first) {
-      return whole.from_row(first).from_column(at);
+    const auto part = [&](MatrixView whole, std::int64_t first) {
+      return MatrixView{whole.data + first * whole.stride + at, 0, a.head_dim, whole.stride};
     };
     HeadAttentionArgs head;
     head.precision = attention_;
@@ -308,15 +307,22 @@ void CpuOps::softmax_pool(MatrixView scores, MatrixView x, std::int64_t rows, Ma
   const double flops = 2.0 * static_cast<double>(rows * out.rows) * static_cast<double>(x.cols);
   share(static_cast<int>(items * parts), flops, [&](int chunk, int) {
     const std::int64_t i = chunk / parts, begin = chunk % parts * kColumns;
-    const MatrixView from = x.from_row(i * rows);
-    const MatrixView to = out.from_row(i * columns);
+    MatrixView from = x, to = out;
+    from.data += i * rows * x.stride;
+    to.data += i * columns * out.stride;
     kernels_.pool_columns(scores.data + i * rows * columns, rows, columns, totals + i * columns,
                           from, begin, std::min(x.cols, begin + kColumns), to);
   });
 }
 
 void CpuOps::mean_rows(MatrixView x, std::int64_t rows, MatrixView out) {
-  for (std::int64_t i = 0; i < out.rows; ++i) kernels_.mean_rows(x, i * rows, rows, out, i);
+  for (std::int64_t i = 0; i < out.rows; ++i) {
+    for (std::int64_t c = 0; c < x.cols; ++c) {
+      double sum = 0;
+      for (std::int64_t r = 0; r < rows; ++r) sum += x.data[(i * rows + r) * x.stride + c];
+      out.data[i * out.stride + c] = static_cast<float>(sum / static_cast<double>(rows));
+    }
+  }
 }
 
 void CpuOps::additive_bag(const StreamTables& t, const StreamEvents& events, MatrixView out) {

@@ -56,7 +56,6 @@ class CpuOps final : public Ops {
   void download(void* host, const float* from, std::size_t bytes) override;
   std::unique_ptr<LinearWeight> pack_linear(const LinearTensor& linear) override;
   DType cache_dtype(DType weights) const override;
-  DType activation_dtype(DType weights) const override;
   void reserve(const OpsCapacity& capacity) override;
   void begin_forward() override;
   void end_forward() override;

@@ -64,7 +64,7 @@ void tile_rows(int rows, const typename T::A* a, std::int64_t lda, const typenam
 }
 
 /// Scale, bias and epilogue of the panel's columns: of all of them, or of what there is.
-template <class T, class Out, Epilogue kEpilogue, bool kWhole>
+template <class T, Epilogue kEpilogue, bool kWhole>
 void finish_columns(const GemmArgs& g, const typename T::Acc* c, std::int64_t row, int rows) {
   constexpr bool kInteger = requires { T::kWeightOffset; };
   const std::int64_t first = g.panel * kColumns;
@@ -77,7 +77,7 @@ void finish_columns(const GemmArgs& g, const typename T::Acc* c, std::int64_t ro
     bias[n] = g.bias ? load_part(g.bias + column, width(n)) : set(0);
   }
   for (int m = 0; m < rows; ++m) {
-    Out* const out = reinterpret_cast<Out*>(g.out.data) + (row + m) * g.out.stride + first;
+    float* const out = g.out.data + (row + m) * g.out.stride + first;
     [[maybe_unused]] F scale = set(0);
     [[maybe_unused]] std::int32_t less = 0;
     if constexpr (kInteger) {
@@ -101,30 +101,24 @@ void finish_columns(const GemmArgs& g, const typename T::Acc* c, std::int64_t ro
   }
 }
 
-template <class T, class Out, Epilogue kEpilogue>
+template <class T, Epilogue kEpilogue>
 void finish_rows(const GemmArgs& g, const typename T::Acc* c, std::int64_t row, int rows) {
   if ((g.panel + 1) * kColumns <= g.outputs)
-    finish_columns<T, Out, kEpilogue, true>(g, c, row, rows);
+    finish_columns<T, kEpilogue, true>(g, c, row, rows);
   else
-    finish_columns<T, Out, kEpilogue, false>(g, c, row, rows);
-}
-
-template <class T, class Out>
-void finish_as(const GemmArgs& g, const typename T::Acc* c, std::int64_t row, int rows) {
-  switch (g.epilogue) {
-    case Epilogue::store:
-      return finish_rows<T, Out, Epilogue::store>(g, c, row, rows);
-    case Epilogue::gelu:
-      return finish_rows<T, Out, Epilogue::gelu>(g, c, row, rows);
-    case Epilogue::add:
-      return finish_rows<T, Out, Epilogue::add>(g, c, row, rows);
-  }
+    finish_columns<T, kEpilogue, false>(g, c, row, rows);
 }
 
 template <class T>
 void finish(const GemmArgs& g, const typename T::Acc* c, std::int64_t row, int rows) {
-  if (g.out.dtype == DType::f32) return finish_as<T, float>(g, c, row, rows);
-  finish_as<T, std::uint16_t>(g, c, row, rows);
+  switch (g.epilogue) {
+    case Epilogue::store:
+      return finish_rows<T, Epilogue::store>(g, c, row, rows);
+    case Epilogue::gelu:
+      return finish_rows<T, Epilogue::gelu>(g, c, row, rows);
+    case Epilogue::add:
+      return finish_rows<T, Epilogue::add>(g, c, row, rows);
+  }
 }
 
 /// Each result is the sum of a vector's lanes, which have each summed their inputs in their order.
@@ -217,14 +211,14 @@ inline F fold(std::int64_t n, Join&& join, Body&& body) {
 }
 
 /// What a norm does to one row: shape(x) * factor.
-template <NormArgs::Kind kKind, class X>
+template <NormArgs::Kind kKind>
 struct RowNorm {
   const NormArgs& norm;
   F centre = set(0);
   F rstd = set(1);
   float factor = 1;
 
-  RowNorm(const NormArgs& args, const X* x, std::int64_t n) : norm(args) {
+  RowNorm(const NormArgs& args, const float* x, std::int64_t n) : norm(args) {
     if (kKind == NormArgs::Kind::none) return;
     float mean = 0;
     if (kKind == NormArgs::Kind::layer) {
@@ -244,7 +238,7 @@ struct RowNorm {
     rstd = set(1.0f / root);
     if (kKind == NormArgs::Kind::rms) factor = 1.0f / root;
   }
-  F shape(const X* x, std::int64_t i, std::int64_t width) const {
+  F shape(const float* x, std::int64_t i, std::int64_t width) const {
     const F v = load_part(x + i, width);
     if (kKind == NormArgs::Kind::none) return v;
     const F gain = load_part(norm.gain + i, width);
@@ -252,45 +246,43 @@ struct RowNorm {
     const F scaled = mul(mul(sub(v, centre), rstd), gain);
     return norm.bias ? add(scaled, load_part(norm.bias + i, width)) : scaled;
   }
-  F operator()(const X* x, std::int64_t i, std::int64_t width) const {
+  F operator()(const float* x, std::int64_t i, std::int64_t width) const {
     const F v = shape(x, i, width);
     return kKind == NormArgs::Kind::rms ? mul(v, rstd) : v;
   }
 };
 
 /// Calls f with the norm of a row.
-template <class X, class Call>
-void with_norm(const NormArgs& norm, const X* x, std::int64_t n, Call&& f) {
+template <class Call>
+void with_norm(const NormArgs& norm, const float* x, std::int64_t n, Call&& f) {
   switch (norm.kind) {
     case NormArgs::Kind::none:
-      return f(RowNorm<NormArgs::Kind::none, X>(norm, x, n));
+      return f(RowNorm<NormArgs::Kind::none>(norm, x, n));
     case NormArgs::Kind::rms:
-      return f(RowNorm<NormArgs::Kind::rms, X>(norm, x, n));
+      return f(RowNorm<NormArgs::Kind::rms>(norm, x, n));
     case NormArgs::Kind::layer:
-      return f(RowNorm<NormArgs::Kind::layer, X>(norm, x, n));
+      return f(RowNorm<NormArgs::Kind::layer>(norm, x, n));
   }
 }
 
-void normalize(const NormArgs& norm, const MatrixView& rows, std::int64_t m,
-               const MatrixView& out) {
-  with_row(rows, m, [&](const auto* x) {
-    with_norm(norm, x, rows.cols, [&](const auto& row) {
-      each_vector(rows.cols, [&](std::int64_t i, std::int64_t width) {
-        store_at(out, m, i, row(x, i, width), width);
-      });
+void normalize(const NormArgs& norm, const float* x, std::int64_t n, float* out) {
+  with_norm(norm, x, n, [&](const auto& row) {
+    each_vector(n, [&](std::int64_t i, std::int64_t width) {
+      store_part(out + i, row(x, i, width), width);
     });
   });
 }
 
-template <class T, class Row, class X>
-void round_row(const Row& row, const X* x, std::int64_t n, typename T::A* a) {
+template <class T, class Row>
+void round_row(const Row& row, const float* x, std::int64_t n, typename T::A* a) {
   each_vector(n, [&](std::int64_t i, std::int64_t width) { T::convert(row(x, i, width), a + i); });
   for (std::int64_t i = round_up(n, kLanes); i < padded_inputs(n); i += kLanes)
     T::convert(set(0), a + i);
 }
 
-template <class Row, class X>
-void quantize_row(const Row& row, const X* x, std::int64_t n, const Rows& to, std::int64_t index) {
+template <class Row>
+void quantize_row(const Row& row, const float* x, std::int64_t n, const Rows& to,
+                  std::int64_t index) {
   constexpr float kLargest = 127;
   const float top = largest(fold(n, max, [&](F high, std::int64_t i, std::int64_t width) {
     return max(high, abs(row.shape(x, i, width)));
@@ -308,23 +300,20 @@ void quantize_row(const Row& row, const X* x, std::int64_t n, const Rows& to, st
   to.sum[index] = I8::sum(total);
 }
 
-void prepare(DType precision, const NormArgs& norm, const MatrixView& rows, std::int64_t m,
-             const Rows& to) {
-  const std::int64_t n = rows.cols;
-  with_row(rows, m, [&](const auto* x) {
-    with_norm(norm, x, n, [&](const auto& row) {
-      std::byte* const out = to.data + m * to.stride;
-      if (precision == DType::f32) return round_row<F32>(row, x, n, reinterpret_cast<F32::A*>(out));
-      if (precision == DType::bf16)
-        return round_row<Bf16>(row, x, n, reinterpret_cast<Bf16::A*>(out));
-      quantize_row(row, x, n, to, m);
-    });
+void prepare(DType precision, const NormArgs& norm, const float* x, std::int64_t n, const Rows& to,
+             std::int64_t index) {
+  with_norm(norm, x, n, [&](const auto& row) {
+    std::byte* const out = to.data + index * to.stride;
+    if (precision == DType::f32) return round_row<F32>(row, x, n, reinterpret_cast<F32::A*>(out));
+    if (precision == DType::bf16)
+      return round_row<Bf16>(row, x, n, reinterpret_cast<Bf16::A*>(out));
+    quantize_row(row, x, n, to, index);
   });
 }
 
 template <class Element>
 void project_tokens_of(const TokenArgs& t, const TokenProjection& p, std::int64_t e, float* token,
-                       const MatrixView& out) {
+                       float* out) {
   const std::int64_t bucket = t.value[e] < t.value_buckets ? t.value[e] : t.value_buckets - 1;
   const std::int64_t next = e + 1 < t.events ? e + 1 : e;
   const auto rows = [&](const auto* neuron, const auto* time, const auto* value,
@@ -341,7 +330,7 @@ void project_tokens_of(const TokenArgs& t, const TokenProjection& p, std::int64_
                width);
   });
   const bool layer = p.norm == NormArgs::Kind::layer;
-  with_norm<float>({p.norm, nullptr, nullptr, p.eps}, token, t.dim, [&](const auto& row) {
+  with_norm({p.norm, nullptr, nullptr, p.eps}, token, t.dim, [&](const auto& row) {
     each_vector(p.width, [&](std::int64_t i, std::int64_t width) {
       F y = rows(static_cast<const Element*>(p.neuron_table),
                  static_cast<const Element*>(p.time_table),
@@ -349,13 +338,13 @@ void project_tokens_of(const TokenArgs& t, const TokenProjection& p, std::int64_
       if (layer) y = sub(y, mul(row.centre, load_part(p.mean_factor + i, width)));
       y = mul(y, row.rstd);
       if (layer) y = add(y, load_part(p.bias + i, width));
-      store_at(out, e, i, y, width);
+      store_part(out + i, y, width);
     });
   });
 }
 
 void project_token(const TokenArgs& t, const TokenProjection& p, std::int64_t e, float* token,
-                   const MatrixView& out) {
+                   float* out) {
   if (p.dtype == DType::f32) return project_tokens_of<float>(t, p, e, token, out);
   project_tokens_of<std::uint16_t>(t, p, e, token, out);
 }

@@ -95,13 +95,12 @@ struct Kernels {
   bool bf16_dot;  ///< multiplies bf16 as such, not widened to float32
   Format (*format)(DType precision);
 
-  void (*prepare)(DType precision, const NormArgs& norm, const MatrixView& x, std::int64_t row,
-                  const Rows& to);
-  void (*normalize)(const NormArgs& norm, const MatrixView& x, std::int64_t row,
-                    const MatrixView& out);
+  void (*prepare)(DType precision, const NormArgs& norm, const float* x, std::int64_t n,
+                  const Rows& to, std::int64_t row);
+  void (*normalize)(const NormArgs& norm, const float* x, std::int64_t n, float* out);
   /// K and V of event e's token; `token` has room for dim floats.
   void (*project_token)(const TokenArgs& tokens, const TokenProjection& projection, std::int64_t e,
-                        float* token, const MatrixView& out);
+                        float* token, float* out);
   std::size_t (*gemm_scratch_bytes)();
   void (*gemm)(const GemmArgs& args);
 
@@ -113,9 +112,6 @@ struct Kernels {
   /// out[c] = sum_r weights[r, c] x[r] / totals[c] for the columns [begin, end) of x.
   void (*pool_columns)(const float* weights, std::int64_t rows, int columns, const float* totals,
                        MatrixView x, std::int64_t begin, std::int64_t end, MatrixView out);
-  /// Row `to` of out is the mean of `rows` rows of x from `first` on.
-  void (*mean_rows)(const MatrixView& x, std::int64_t first, std::int64_t rows,
-                    const MatrixView& out, std::int64_t to);
   /// Columns [begin, end) of a stream's [R * dim] latents with its events' additive rows.
   void (*additive_bag)(const StreamTables& tables, const StreamEvents& events, std::int32_t stream,
                        std::int64_t begin, std::int64_t end, float* out);

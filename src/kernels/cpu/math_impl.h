@@ -10,49 +10,21 @@ inline std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to -
 inline F load_part(const float* p, std::int64_t n) {
   return n >= kLanes ? load(p) : load_first(p, n);
 }
+inline F load_part(const float* p, std::int64_t n, float fill) {
+  if (n >= kLanes) return load(p);
+  float lanes[kLanes];
+  for (int i = 0; i < kLanes; ++i) lanes[i] = i < n ? p[i] : fill;
+  return load(lanes);
+}
 inline F load_part(const std::uint16_t* p, std::int64_t n) {
   if (n >= kLanes) return load(p);
   std::uint16_t lanes[kLanes];
   for (int i = 0; i < kLanes; ++i) lanes[i] = i < n ? p[i] : 0;
   return load(lanes);
 }
-template <class X>
-inline F load_part(const X* p, std::int64_t n, float fill) {
-  if (n >= kLanes) return load(p);
-  float lanes[kLanes];
-  store(lanes, load_part(p, n));
-  for (std::int64_t i = n; i < kLanes; ++i) lanes[i] = fill;
-  return load(lanes);
-}
 inline void store_part(float* p, F v, std::int64_t n) {
   if (n >= kLanes) return store(p, v);
   store_first(p, v, n);
-}
-inline void store_part(std::uint16_t* p, F v, std::int64_t n) {
-  if (n >= kLanes) return store(p, v);
-  std::uint16_t lanes[kLanes];
-  store(lanes, v);
-  for (std::int64_t i = 0; i < n; ++i) p[i] = lanes[i];
-}
-
-/// n numbers of a row from `column` on, float32 or bf16.
-inline F load_at(const MatrixView& m, std::int64_t row, std::int64_t column, std::int64_t n) {
-  const std::int64_t at = row * m.stride + column;
-  if (m.dtype == DType::f32) return load_part(m.data + at, n);
-  return load_part(reinterpret_cast<const std::uint16_t*>(m.data) + at, n);
-}
-inline void store_at(const MatrixView& m, std::int64_t row, std::int64_t column, F v,
-                     std::int64_t n) {
-  const std::int64_t at = row * m.stride + column;
-  if (m.dtype == DType::f32) return store_part(m.data + at, v, n);
-  store_part(reinterpret_cast<std::uint16_t*>(m.data) + at, v, n);
-}
-/// Calls f with where a row begins, as what it holds.
-template <class Call>
-void with_row(const MatrixView& m, std::int64_t row, Call&& f) {
-  const std::int64_t at = row * m.stride;
-  if (m.dtype == DType::f32) return f(m.data + at);
-  f(reinterpret_cast<std::uint16_t*>(m.data) + at);
 }
 
 /// e^x for x <= 0, to 2 ulp: x = n ln 2 + r, a Taylor polynomial of r, times 2^n.

@@ -134,8 +134,6 @@ struct Bf16 : F32 {
   }
 };
 
-inline void store(std::uint16_t* p, F v) { Bf16::store_words(p, v); }
-
 /// vpmaddubsw saturates, so both sides are widened to 16 bits and multiplied in pairs.
 struct I8 {
   using A = std::int16_t;

@@ -142,7 +142,6 @@ struct Bf16 {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh(v));
   }
   static F words(const F* inputs) { return (F)_mm512_cvtne2ps_pbh(inputs[1], inputs[0]); }
-  static F words(const B* inputs) { return _mm512_loadu_ps(inputs); }
   static void store_words(B* p, F words) { _mm512_storeu_ps(p, words); }
   static F across(const F* rows) {
     const auto wide = [](F v) { return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(v)); };
@@ -171,14 +170,6 @@ struct Bf16 : F32 {
   }
 };
 #endif
-
-inline void store(std::uint16_t* p, F v) {
-#if CORTEX_NATIVE_BF16
-  Bf16::convert(v, p);
-#else
-  Bf16::store_words(p, v);
-#endif
-}
 
 struct I8 {
   using A = std::int8_t;

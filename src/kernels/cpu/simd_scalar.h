@@ -11,8 +11,8 @@
 /// weight is, and each B vector holds kGroup consecutive inputs of every column. `convert` rounds
 /// activations to A, and `load_a` takes as many of them as `load_b` takes weights. What the inputs
 /// of a group take up in B is a word: `words` narrows kGroup vectors of consecutive inputs to
-/// kLanes words (or, of B, takes as many as they are), `across` makes kLanes words of the same
-/// inputs of kGroup rows, and `store_words` stores words as B.
+/// kLanes words, `across` makes kLanes words of the same inputs of kGroup rows, and `store_words`
+/// stores words as B.
 namespace cortex::cpu::scalar {
 
 constexpr int kLanes = 4;
@@ -166,9 +166,6 @@ struct Bf16 : F32 {
     for (int i = 0; i < kLanes; ++i) p[i] = static_cast<B>(rounded(words.v[i]) >> 16);
   }
 };
-
-/// Rounded to bf16.
-inline void store(std::uint16_t* p, F v) { Bf16::store_words(p, v); }
 
 struct I8 {
   using A = std::int8_t;

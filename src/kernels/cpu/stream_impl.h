@@ -48,25 +48,16 @@ void pool_columns(const float* weights, std::int64_t rows, int columns, const fl
         F acc[n.value];
         for (int m = 0; m < n.value; ++m) acc[m] = set(0);
         for (std::int64_t r = 0; r < rows; ++r) {
-          const F v = load_at(x, r, d, end - d);
+          const F v = load_part(x.data + r * x.stride + d, end - d);
           for (int m = 0; m < n.value; ++m)
             acc[m] = fma(set(weights[r * columns + c + m]), v, acc[m]);
         }
         for (int m = 0; m < n.value; ++m)
-          store_at(out, c + m, d, mul(acc[m], set(1 / totals[c + m])), end - d);
+          store_part(out.data + (c + m) * out.stride + d, mul(acc[m], set(1 / totals[c + m])),
+                     end - d);
       }
     });
   }
-}
-
-void mean_rows(const MatrixView& x, std::int64_t first, std::int64_t rows, const MatrixView& out,
-               std::int64_t to) {
-  const F share = set(1 / static_cast<float>(rows));
-  each_vector(x.cols, [&](std::int64_t d, std::int64_t width) {
-    F total = set(0);
-    for (std::int64_t r = first; r < first + rows; ++r) total = add(total, load_at(x, r, d, width));
-    store_at(out, to, d, mul(total, share), width);
-  });
 }
 
 /// Latents and the additive rows of the present step's events, columns [begin, end) of [R * dim].
@@ -92,8 +83,7 @@ void additive_bag(const StreamTables& t, const StreamEvents& events, std::int32_
 template <int kRows, int kVecs>
 void gather_values(const StreamTables& t, const StreamEvents& events, std::int32_t begin,
                    std::int32_t count, const float* weights, std::int64_t stride, std::int64_t at,
-                   std::int64_t width, const float* shares, const MatrixView& out,
-                   std::int64_t first_row) {
+                   std::int64_t width, const float* shares, float* const* out) {
   F acc[kRows][kVecs];
   const auto part = [&](const float* p, int n) {
     return load_part(p + at + n * kLanes, width - n * kLanes);
@@ -126,8 +116,7 @@ void gather_values(const StreamTables& t, const StreamEvents& events, std::int32
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
     for (int n = 0; n < kVecs; ++n)
-      store_at(out, first_row + r, at + n * kLanes, mul(acc[r][n], set(shares[r])),
-               width - n * kLanes);
+      store_part(out[r] + at + n * kLanes, mul(acc[r][n], set(shares[r])), width - n * kLanes);
 }
 
 /// Some heads of one stream. A lane is a head's latent, as the score tables have them side by side.
@@ -180,11 +169,13 @@ void stream_cross(const StreamTables& t, const StreamEvents& events, MatrixView 
     for (int r = 0; r < latents; r += kQueryTile) {
       const std::int64_t c = static_cast<std::int64_t>(h) * latents + r;
       const int rows = latents - r < kQueryTile ? latents - r : kQueryTile;
-      const std::int64_t row = static_cast<std::int64_t>(which.stream) * latents + r;
+      float* to[kQueryTile] = {};
+      for (int m = 0; m < rows; ++m)
+        to[m] = out.data + (static_cast<std::int64_t>(which.stream) * latents + r + m) * out.stride;
       const auto gather = [&](auto vecs, int d) {
         with_rows(rows, [&](auto n) {
           gather_values<n.value, vecs.value>(t, events, begin, count, weights + c, stride, at + d,
-                                             t.head_dim - d, shares + c, out, row);
+                                             t.head_dim - d, shares + c, to);
         });
       };
       int d = 0;
@@ -229,17 +220,17 @@ void append(const PagedAttentionArgs& a, const StreamHeadArgs& which, typename T
   const F scale = set(1.0f / __builtin_sqrtf(static_cast<float>(a.head_dim)));
   const std::int64_t first_key = static_cast<std::int64_t>(slot % a.cache.page_steps) * a.latents;
   for (int r = 0; r < a.latents; ++r) {
-    const std::int64_t row = static_cast<std::int64_t>(which.stream) * a.latents + r;
-    const std::int64_t q = std::int64_t{which.head} * a.head_dim, k = q + view.dim;
-    const std::int64_t v = k + view.dim;
+    const float* const q =
+        a.qkv.data + (static_cast<std::int64_t>(which.stream) * a.latents + r) * a.qkv.stride +
+        which.head * a.head_dim;
+    const float* const k = q + view.dim;
+    const float* const v = k + view.dim;
     const std::int64_t key = first_key + r;
     float turned_q[kMaxHeadDim + kLanes * kGroup] = {};
     float turned_k[kMaxHeadDim + kLanes * kGroup] = {};
     for (int i = 0; i < half; i += kLanes) {
-      const auto part = [&](std::int64_t column) {
-        return load_at(a.qkv, row, column + i, half - i);
-      };
-      const F c = load_part(cosines + i, half - i), s = load_part(sines + i, half - i);
+      const auto part = [&](const float* p) { return load_part(p + i, half - i); };
+      const F c = part(cosines), s = part(sines);
       const auto turn = [&](F low, F high, float* to) {
         store_part(to + i, sub(mul(low, c), mul(high, s)), half - i);
         store_part(to + half + i, add(mul(low, s), mul(high, c)), half - i);
@@ -261,7 +252,7 @@ void append(const PagedAttentionArgs& a, const StreamHeadArgs& which, typename T
     B* const v_group = v_out + key / kGroup * a.head_dim * kGroup;
     for (std::int64_t d = 0; d < a.head_dim; d += kLanes) {
       F rows[kGroup];
-      for (F& same : rows) same = load_at(a.qkv, row, v + d, a.head_dim - d);
+      for (F& row : rows) row = load_part(v + d, a.head_dim - d);
       B words[kLanes * kGroup];
       T::store_words(words, T::across(rows));
       for (std::int64_t i = 0; i < least(kLanes, a.head_dim - d); ++i)
@@ -305,8 +296,7 @@ void page_scores(const typename T::A* q, std::int64_t q_stride, const typename T
 template <class T, int kRows, int kVecs>
 void page_values(const typename T::A* weights, std::int64_t weight_stride,
                  const typename T::B* const* pages, int page_count, std::int64_t page_keys,
-                 int head_dim, int d, const float* shares, const MatrixView& out,
-                 std::int64_t first_row, std::int64_t column) {
+                 int head_dim, int d, const float* shares, float* const* out) {
   typename T::V acc[kRows][kVecs];
 #pragma GCC unroll 4
   for (int r = 0; r < kRows; ++r)
@@ -338,7 +328,7 @@ void page_values(const typename T::A* weights, std::int64_t weight_stride,
       float lanes[kLanes];
       T::store_acc(lanes, acc[r][n]);
       const int at = d + n * kLanes;
-      store_at(out, first_row + r, column + at, mul(load(lanes), set(shares[r])), head_dim - at);
+      store_part(out[r] + at, mul(load(lanes), set(shares[r])), head_dim - at);
     }
   }
 }
@@ -391,22 +381,25 @@ void paged_of(const PagedAttentionArgs& a, const StreamHeadArgs& which) {
         for (int m = 0; m < rows; ++m)
           for (int l = 0; l < a.latents; ++l) scores[m * keys + s * a.latents + l] = -kInfinity;
     float shares[kQueryTile] = {};
+    float* out[kQueryTile] = {};
     for (int m = 0; m < rows; ++m) {
       F high = set(-kInfinity), total = set(0);
       for (std::int64_t j = 0; j < keys; j += kLanes) high = max(high, load(scores + m * keys + j));
-      const float top = largest(high);
+      const F top = set(largest(high));
       for (std::int64_t j = 0; j < keys; j += kLanes) {
-        const F e = exp_from<T>(load(scores + m * keys + j), top);
+        const F e = exp_negative(sub(load(scores + m * keys + j), top));
         total = add(total, e);
         T::convert(e, weights + m * keys + j);
       }
       shares[m] = 1 / sum(total);
+      out[m] = a.out.data +
+               (static_cast<std::int64_t>(which.stream) * a.latents + r + m) * a.out.stride +
+               which.head * a.head_dim;
     }
     with_rows(rows, [&](auto n) {
       const auto sum_up = [&](auto vecs, int d) {
-        page_values<T, n.value, vecs.value>(
-            weights, keys, values, page_count, view.page_keys, a.head_dim, d, shares, a.out,
-            std::int64_t{which.stream} * a.latents + r, std::int64_t{which.head} * a.head_dim);
+        page_values<T, n.value, vecs.value>(weights, keys, values, page_count, view.page_keys,
+                                            a.head_dim, d, shares, out);
       };
       int d = 0;
       for (; d + 4 * kLanes <= a.head_dim; d += 4 * kLanes) sum_up(Count<4>{}, d);
