@@ -6,6 +6,7 @@ MINUTES ?= 10
 RUNS ?= runs
 MODEL ?= models/stream-nano.safetensors
 PORT ?= 8080
+PREFIX ?= /usr/local
 FUZZ_SECONDS ?= 30
 # Not ?=: make itself knows a LINT.
 LINT := changed
@@ -18,8 +19,9 @@ CORTEX_TRAIN := build/release/apps/cortex-train
 SOURCES = git ls-files -co --exclude-standard --deduplicate -- '*.h' '*.cpp' '*.cu' '*.cuh'
 
 .DEFAULT_GOAL := help
-.PHONY: help light build demo test test-fast test-gpu train-xs train-s train-m serve bench \
-        bench-kernels bench-gpu reproduce-mc-maze lint format format-check asan tsan cuda-build fuzz-smoke check-all clean
+.PHONY: help light build demo install test test-fast test-gpu train-xs train-s train-m serve bench \
+        bench-kernels bench-gpu reproduce-mc-maze lint format format-check asan tsan cuda-build \
+        fuzz-smoke check-all clean
 
 help:  ## This list
 	@echo "Cortex-Engine: spikes in, hand velocity out, before the deadline."
@@ -37,6 +39,9 @@ build:  ## Install everything and build cortex, cortex-train and the tests
 	@scripts/install.sh full
 	@$(call configure,--preset release)
 	@$(BUILD) build/release -j $(JOBS)
+
+install: light  ## Install cortex, libcortex and its headers under PREFIX=/usr/local
+	@cmake --install build/light --prefix $(PREFIX)
 
 demo: light  ## Simulate, serve and decode in real time for 20 s (SEED=n, DURATION=n)
 	@CORTEX=build/light/apps/cortex scripts/demo.sh

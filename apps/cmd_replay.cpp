@@ -45,6 +45,7 @@ struct ReplayFlags {
   std::string target;
   std::string split_by;
   std::string out;
+  std::string events;
   double deadline_ms = 0;
   double seconds = 0;
   std::int64_t max_steps = 0;
@@ -239,6 +240,7 @@ void replay(const ReplayFlags& flags) {
     if (const auto closed = decoder->close(); !closed) failure = closed.error();
 
   if (!flags.out.empty()) write_csv(flags.out, *trace, info).value_or_throw();
+  if (!flags.events.empty()) write_events_csv(flags.events, *trace).value_or_throw();
   if (failure) throw Exception{*failure};
   const ReplayReport report = make_report(*trace, deadline_ms);
   const ReplayContext context{.recording = flags.nwb,
@@ -290,6 +292,8 @@ void add_replay(CLI::App& app) {
                     "Units that the recording lacks are silent instead of an error");
   command->add_flag("--realtime", flags->realtime, kRealtimeHelp);
   command->add_option("--out", flags->out, "Write every step's velocity and latency as CSV");
+  command->add_option("--events", flags->events,
+                      "Write the events of every step as CSV: what the programs in examples/ read");
   command->add_flag("--json", flags->json, "Print one JSON object last on standard output");
   command->footer(
       "Gaps between trials are replayed as empty steps; the split only chooses what is scored.\n"

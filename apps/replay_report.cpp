@@ -227,4 +227,13 @@ Result<void> write_csv(const std::string& path, const ReplayTrace& trace,
   return write_file_atomic(path, std::as_bytes(std::span(text)));
 }
 
+Result<void> write_events_csv(const std::string& path, const ReplayTrace& trace) {
+  std::string text = "step,unit,value,bin\n";
+  const std::int64_t done = trace.done.load(std::memory_order_acquire);
+  for (std::int64_t s = 0; s < done; ++s)
+    for (const Event& e : trace.stepped.step_events(s))
+      text += fmt::format("{},{},{},{}\n", s, e.unit, e.value, e.bin);
+  return write_file_atomic(path, std::as_bytes(std::span(text)));
+}
+
 }  // namespace cortex

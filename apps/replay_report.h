@@ -65,5 +65,8 @@ std::string report_json(const ReplayReport& report, const ReplayContext& context
 /// Values round-trip.
 Result<void> write_csv(const std::string& path, const ReplayTrace& trace,
                        const DecoderInfo& decoder);
+/// The events that were sent: step, index of the model's unit, spikes, bin from the session's
+/// start.
+Result<void> write_events_csv(const std::string& path, const ReplayTrace& trace);
 
 }  // namespace cortex

@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <filesystem>
+#include <map>
 
 #include "model/identity_model.h"
 #include "realtime_report.h"
@@ -15,6 +16,9 @@ namespace {
 constexpr char kAccess[] = "Who may connect";
 constexpr char kLimits[] = "Limits";
 constexpr char kRecords[] = "Logs and traces";
+
+const std::map<std::string, SchedulerPolicy> kPolicies = {{"edf", SchedulerPolicy::edf},
+                                                          {"fifo", SchedulerPolicy::fifo}};
 
 /// NAME=PATH, or a PATH that is named after its file.
 NamedModel parse_model(const std::string& text) {
@@ -56,6 +60,12 @@ void ServeFlags::add_models(CLI::App& command) {
                   "Steps or windows computed at once; 0: what suits the device")
       ->check(CLI::Range(0, 65536))
       ->capture_default_str();
+  command
+      .add_option("--policy", engine.policy,
+                  "edf: earliest deadline first, what would be late is refused. fifo: in order of "
+                  "arrival, to compare with")
+      ->transform(CLI::CheckedTransformer(kPolicies))
+      ->default_str("edf");
   command.add_flag("--realtime", engine.realtime, kRealtimeHelp);
   command
       .add_option(

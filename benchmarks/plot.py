@@ -1,4 +1,4 @@
-"""Bar charts as SVG text, with nothing but the standard library."""
+"""Charts as SVG text, with nothing but the standard library."""
 import html
 import math
 
@@ -16,6 +16,52 @@ def _ticks(top, count=5):
     return [i * step for i in range(int(top / step) + 1)]
 
 
+def _head(title, height):
+    return [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" '
+        f'viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" font-size="12">',
+        f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
+        f'<text x="12" y="22" font-size="15">{html.escape(title)}</text>',
+    ]
+
+
+def lines(title, across, up, series):
+    """series: label, [(x, y), ...]; both axes begin at 0 or below the least x."""
+    height, left, right, bottom = 320, 60, 130, 44
+    xs = [x for _, points in series for x, _ in points]
+    top = max([y for _, points in series for _, y in points] + [1e-9]) * 1.05
+    least, most = min(xs), max(xs)
+
+    def at(x, y):
+        return (left + (WIDTH - left - right) * (x - least) / (most - least),
+                height - bottom - (height - bottom - TOP) * y / top)
+
+    out = _head(title, height)
+    for tick in _ticks(top):
+        _, y = at(least, tick)
+        out.append(f'<line x1="{left}" y1="{y:.1f}" x2="{WIDTH - right}" y2="{y:.1f}" '
+                   'stroke="#dddddd"/>')
+        out.append(f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end" fill="#555555">'
+                   f'{tick:.3g}</text>')
+    for x_tick in sorted(set(xs)):
+        x, y = at(x_tick, 0)
+        out.append(f'<text x="{x:.1f}" y="{y + 16:.1f}" text-anchor="middle" fill="#555555">'
+                   f'{x_tick:g}</text>')
+    out.append(f'<text x="{WIDTH - right}" y="{height - 10}" text-anchor="end" fill="#555555">'
+               f'{html.escape(across)}</text>')
+    out.append(f'<text x="12" y="{TOP - 12}" fill="#555555">{html.escape(up)}</text>')
+    for i, (label, points) in enumerate(series):
+        color = COLORS[i % len(COLORS)]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(*p) for p in points))
+        out.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')
+        y = TOP + 18 * i
+        out.append(f'<line x1="{WIDTH - right + 12}" y1="{y}" x2="{WIDTH - right + 32}" y2="{y}" '
+                   f'stroke="{color}" stroke-width="3"/>')
+        out.append(f'<text x="{WIDTH - right + 38}" y="{y + 4}">{html.escape(label)}</text>')
+    out.append("</svg>")
+    return "\n".join(out) + "\n"
+
+
 def bars(title, unit, rows):
     """rows: label, value, (low, high) or None, marker (the floor) or None, colour's number."""
     top = max([v for _, v, *_ in rows] + [s[1] for _, _, s, *_ in rows if s]) * 1.02
@@ -25,12 +71,7 @@ def bars(title, unit, rows):
     def x(value):
         return LEFT + span * value / top
 
-    out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" '
-        f'viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" font-size="12">',
-        f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
-        f'<text x="12" y="22" font-size="15">{html.escape(title)}</text>',
-    ]
+    out = _head(title, height)
     bottom = TOP + ROW * len(rows)
     for tick in _ticks(top):
         out.append(f'<line x1="{x(tick):.1f}" y1="{TOP - 6}" x2="{x(tick):.1f}" y2="{bottom}" '

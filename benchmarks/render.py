@@ -58,10 +58,12 @@ class Document:
             return json.load(file), pathlib.Path(os.path.relpath(path, self.base))
 
     def plot(self, name, title, unit, rows):
-        if not rows:
-            return
+        if rows:
+            self.picture(name, title, plot.bars(title, unit, rows))
+
+    def picture(self, name, title, svg):
         self.plots.mkdir(parents=True, exist_ok=True)
-        (self.plots / name).write_text(plot.bars(title, unit, rows))
+        (self.plots / name).write_text(svg)
         link = pathlib.Path(os.path.relpath(self.plots / name, self.base)).as_posix()
         self.parts.append(f"![{title}]({link})\n")
 

@@ -1,4 +1,5 @@
-"""The sections of BENCHMARKS.md that come out of serve_*.json."""
+"""The sections of BENCHMARKS.md that come out of serve_*.json and scheduler.json."""
+import plot
 
 
 def where_and_when(report, path):
@@ -13,6 +14,45 @@ def micro(us):
 
 def percent(fraction):
     return f"{100 * fraction:.1f}%"
+
+
+# As a reader knows them.
+POLICIES = {"cortex": "cortex", "fifo": "FIFO", "fixed_window": "fixed 5 ms", "edf": "plain EDF"}
+TABLE_AT = 1.2  # utilisation
+
+
+def scheduler(doc, table):
+    report, path = doc.load("scheduler.json")
+    if not report:
+        return
+    doc.parts += [
+        "## Scheduler, simulated\n", where_and_when(report, path),
+        "A device whose batches take what cortex-s windows (512 events, deadlines of 50 to 150 ms) "
+        "and stream-nano steps (deadline 20 ms) take in cpu_decode.json, with chance, under a "
+        "virtual clock. Goodput: answers in time a second, of what batches of the best size do. "
+        "Missed: offered requests without an answer in time, those refused at the door among "
+        "them. Broken: of what was taken, what was late or given up.\n"]
+    by_load = {}
+    for run in report["results"]:
+        by_load.setdefault(run["load"], []).append(run)
+    rows = []
+    for load, runs in by_load.items():
+        for run in runs:
+            if run["utilisation"] == TABLE_AT:
+                rows += [[load, POLICIES[r["policy"]], f"**{percent(r['goodput_fraction'])}**",
+                          percent(r["miss_rate"]), percent(r["broken_rate"]), f"{r['p50_ms']:.3g}",
+                          f"{r['p99_ms']:.3g}", f"{r['mean_batch']:.1f}"] for r in run["results"]]
+    doc.parts.append(f"At {percent(TABLE_AT)} of capacity:\n")
+    doc.parts.append(table(["load", "policy", "goodput", "missed", "broken", "p50 ms", "p99 ms",
+                            "batch"], rows))
+    for load, runs in by_load.items():
+        for key, what in (("goodput_fraction", "goodput, of capacity"),
+                          ("miss_rate", "missed, of what is offered")):
+            series = [(label, [(run["utilisation"], r[key]) for run in runs for r in run["results"]
+                               if r["policy"] == policy]) for policy, label in POLICIES.items()]
+            title = f"Scheduler, {load}: {what}"
+            doc.picture(f"scheduler_{load}_{key}.svg", title,
+                        plot.lines(title, "offered load, of capacity", what, series))
 
 
 def overhead(doc, table):
@@ -103,6 +143,7 @@ def soak(doc, table):
 
 
 def sections(doc, table):
+    scheduler(doc, table)
     overhead(doc, table)
     windows(doc, table)
     overload(doc, table)

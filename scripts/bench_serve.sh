@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Measures the server over sockets: what it adds to a bare echo, windows over HTTP, a soak and an
-# overload. Writes benchmarks/results/serve_*.json and renders BENCHMARKS.md. Quiet machine!
+# overload. Writes benchmarks/results/serve_*.json and renders BENCHMARKS.md. Quiet machine! (But for
+# `scheduler`, which simulates and writes scheduler.json.)
 #
-#   scripts/bench_serve.sh [overhead|windows|soak|overload|render ...]   default: overhead windows render
+#   scripts/bench_serve.sh [scheduler|overhead|windows|soak|overload|render ...]
+#   default: scheduler overhead windows render
 #
 # SOAK_SECONDS (3600) and OVERLOAD_SECONDS (600, each of four runs) set how long; SOAK_PRESET
 # (stream-xs), WINDOW_PRESETS (cortex-s cortex-xs) and PRECISION (int8) set of what: random weights.
@@ -12,17 +14,17 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 case ${1:-} in
   -h | --help)
-    sed -n '2,10s/^# \{0,1\}//p' "$0"
+    sed -n '2,12s/^# \{0,1\}//p' "$0"
     exit 0
     ;;
 esac
 parts=("$@")
-((${#parts[@]})) || parts=(overhead windows render)
+((${#parts[@]})) || parts=(scheduler overhead windows render)
 for part in "${parts[@]}"; do
   case $part in
-    overhead | windows | soak | overload | render) ;;
+    scheduler | overhead | windows | soak | overload | render) ;;
     *)
-      echo "bench_serve.sh: unknown part '$part' (overhead, windows, soak, overload or render)" >&2
+      echo "bench_serve.sh: unknown part '$part' (scheduler, overhead, windows, soak, overload or render)" >&2
       exit 2
       ;;
   esac
@@ -51,6 +53,9 @@ weights() {
 
 soak_preset=${SOAK_PRESET:-stream-xs}
 read -r -a window_presets <<<"${WINDOW_PRESETS:-cortex-s cortex-xs}"
+if wanted scheduler; then
+  python3 benchmarks/serve/scheduler.py --cortex "$cortex" --out "$results/scheduler.json"
+fi
 if wanted overhead; then
   python3 benchmarks/serve/overhead.py --cortex "$cortex" --out "$results/serve_overhead.json"
 fi

@@ -3,7 +3,7 @@
 #
 #   scripts/install.sh light   what `cortex` needs (`download` and MATLAB files want full)
 #   scripts/install.sh full    and the tests and cortex-train (LibTorch)
-#   scripts/install.sh check   and the tools of `make check-all` (clang, clang-format, clang-tidy, prometheus)
+#   scripts/install.sh check   and the tools of `make check-all` (clang, clang-format, clang-tidy, prometheus, wrk)
 #   scripts/install.sh bench   full, and the peers of `make bench` (oneDNN; ONNX Runtime from npm)
 #
 # Exits 2 without root, after printing the line to run.
@@ -100,12 +100,19 @@ if [[ $level != light ]]; then
   want libcurl4-openssl-dev
   want libmatio-dev
   want librapidcheck-dev
+  want pybind11-dev
+  want python3-dev
+  want python3-numpy
   want libbenchmark-dev
   want_torch
 fi
 if [[ $level == check ]]; then
   want_clang
+  # Clients that are not ours; a nodejs from elsewhere brings an npm of its own.
+  want curl
   want prometheus
+  want wrk
+  command -v npm >/dev/null || { want nodejs; want npm; }
 fi
 if [[ $level == bench ]]; then
   want libdnnl-dev
@@ -150,15 +157,19 @@ if [[ $level != light ]] && installed libopenblas0-openmp; then
   done
 fi
 
+# What a folder's package.json names, from npm. Scripts of packages are not run: that of ONNX Runtime
+# fetches CUDA libraries, the CPU library is in the package itself.
+from_npm() {
+  local folder package=$2 otherwise=$3
+  folder=$(cd "$(dirname "${BASH_SOURCE[0]}")/../$1" && pwd)
+  [[ -d $folder/node_modules/$package ]] && return 0
+  echo "install.sh: installing $package into $1/node_modules"
+  npm install --prefix "$folder" --ignore-scripts --no-audit --no-fund --no-package-lock \
+    --loglevel=error >/dev/null || echo "install.sh: npm failed: $otherwise" >&2
+}
+if [[ $level == check ]]; then from_npm tests/serve/clients ws "serve_client_node will be skipped"; fi
 if [[ $level == bench ]]; then
-  peers=$(cd "$(dirname "${BASH_SOURCE[0]}")/../benchmarks/peers" && pwd)
-  # The scripts of its package fetch CUDA libraries; the CPU library is in the package itself.
-  if [[ ! -d $peers/node_modules/onnxruntime-node ]]; then
-    echo "install.sh: installing onnxruntime-node into benchmarks/peers/node_modules"
-    npm install --prefix "$peers" --ignore-scripts --no-audit --no-fund --no-package-lock \
-      --loglevel=error >/dev/null ||
-      echo "install.sh: npm failed: ONNX Runtime will be missing among the peers" >&2
-  fi
+  from_npm benchmarks/peers onnxruntime-node "ONNX Runtime will be missing among the peers"
 fi
 
 gxx=$(g++ -dumpfullversion -dumpversion 2>/dev/null || true)

@@ -223,6 +223,7 @@ struct EngineStats {
   double predicted_batch_us = 0;  ///< of a batch of one, as the cost model expects it now
   double capacity_hz = 0;  ///< steps (window model: windows) a second that the engine expects to do
   double reserved_hz = 0;  ///< steps a second that open sessions have declared
+  double behind_hz = 0;    ///< of these, of sessions that the engine does not keep up with
 };
 
 /// warming: answers nothing yet. recovering: the device failed and is being set up again.
@@ -240,6 +241,11 @@ constexpr const char* to_string(EngineState state) {
   }
   return "failed";
 }
+
+/// What runs next, and what is refused. edf: earliest deadline first, behind admission by predicted
+/// finish and rate. fifo: in order of arrival, nothing refused but for room, late or not: to
+/// compare.
+enum class SchedulerPolicy { edf, fifo };
 
 struct EngineOptions {
   std::string model_path = {};
@@ -261,6 +267,7 @@ struct EngineOptions {
   /// tenant. Above 1 they promise more than the engine expects to hold.
   double max_utilisation = 0.9;
   double max_tenant_utilisation = 0.9;
+  SchedulerPolicy policy = SchedulerPolicy::edf;
   /// Lock memory, pin the compute thread and run it under SCHED_FIFO, as far as the system allows:
   /// Engine::realtime() says what it granted. Never fatal.
   bool realtime = false;

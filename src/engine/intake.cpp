@@ -211,6 +211,7 @@ EngineStats LocalEngine::stats() const {
                                                       static_cast<TimeNs>(config_.step_ms * 1e6))
                               : scheduler.capacity_hz(options_.max_batch, kNever);
     s.reserved_hz = scheduler.reserved_hz();
+    s.behind_hz = scheduler.behind_hz();
     if (ops_) s.device_memory_used_bytes = ops_->device_memory_used();
   }
   if (!streams()) return s;

@@ -68,7 +68,8 @@ EngineOptions with_batch(EngineOptions options, ModelKind kind, bool on_gpu) {
 }
 
 SchedulerOptions scheduler_options(const EngineOptions& options, bool streams) {
-  return {.max_batch = options.max_batch,
+  return {.fifo = options.policy == SchedulerPolicy::fifo,
+          .max_batch = options.max_batch,
           .max_windows = options.max_queued_windows,
           .max_streams = streams ? options.max_sessions + kDecoders : 0,
           .max_tenants = options.max_tenants,

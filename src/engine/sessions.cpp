@@ -59,7 +59,7 @@ Result<void> LocalEngine::admit(const Session& session) {
   Scheduler::Reservation r;
   {
     const std::lock_guard lock(queue_mutex_);
-    r = scheduler_->admit_session(flow);
+    r = scheduler_->admit_session(flow, clock_.now());
   }
   const auto over = [&](const char* whose, double share, const char* field) {
     return Error{ErrorCode::resource_exhausted,
@@ -73,6 +73,12 @@ Result<void> LocalEngine::admit(const Session& session) {
       return {};
     case Scheduler::Door::over_capacity:
       return over("open sessions", options_.max_utilisation, "step_rate_hz");
+    case Scheduler::Door::behind:
+      return Error{ErrorCode::resource_exhausted,
+                   fmt::format("{:.6g} steps/s do not fit: the engine does not keep up with {:.6g} "
+                               "of the {:.6g} steps/s that open sessions reserve",
+                               flow.rate_hz, r.behind_hz, r.reserved_hz),
+                   "step_rate_hz"};
     case Scheduler::Door::over_tenant_share:
       return over("its tenant's sessions", options_.max_tenant_utilisation, "tenant");
     case Scheduler::Door::too_many_sessions:

@@ -11,6 +11,8 @@ namespace cortex {
 class ForwardingOps : public Ops {
  public:
   explicit ForwardingOps(Ops& base) : base_(base) {}
+  /// A copy of one that is derived would be without what it watches.
+  ForwardingOps(const ForwardingOps&) = delete;
 
   const char* name() const override { return base_.name(); }
   bool lost() const override { return base_.lost(); }

@@ -286,6 +286,28 @@ struct PagedAttentionArgs {
   MatrixView out;  ///< [steps * R, dim]
 };
 
+/// A block of a stream model: z += out(attention(qkv(norm_attn(z)))), then z += down(gelu(up(
+/// norm_mlp(z)))).
+struct StreamBlock {
+  const char* name = "";  ///< outlives the forward
+  NormArgs norm_attn;
+  NormArgs norm_mlp;
+  const LinearWeight* qkv = nullptr;   ///< [3 dim, dim]
+  const LinearWeight* out = nullptr;   ///< [dim, dim]
+  const LinearWeight* up = nullptr;    ///< [hidden, dim]
+  const LinearWeight* down = nullptr;  ///< [dim, hidden]
+};
+
+struct StreamBlocksArgs {
+  const LinearWeight* cross_out = nullptr;  ///< [dim, dim]
+  std::span<const StreamBlock> blocks;
+  /// Of every block, `layer` its number. `out` holds the cross-attention at first; as `qkv` it is
+  /// room for what lies between, and holds nothing afterwards.
+  PagedAttentionArgs attention;
+  MatrixView z;       ///< [steps * R, dim] float32, the residual stream
+  MatrixView hidden;  ///< [steps * R, hidden], room
+};
+
 /// Sizes of the largest calls that a forward plan makes.
 struct OpsCapacity {
   std::int64_t rows = 0;     ///< of a linear
@@ -431,6 +453,22 @@ class Ops {
   /// Puts k, rotated, and v into the cache at the present step's slot; then each latent's rotated q
   /// attends to all latents of the live steps. `qkv` may be overwritten.
   virtual void paged_attention(const PagedAttentionArgs& args) = 0;
+  /// All between a stream's inputs and its head: z += cross_out(attention.out), then every block.
+  virtual void stream_blocks(const StreamBlocksArgs& args) {
+    PagedAttentionArgs attention = args.attention;
+    const MatrixView &z = args.z, &seen = attention.out;
+    norm_linear({}, seen, *args.cross_out, nullptr, Epilogue::add, z);
+    attention.layer = 0;
+    for (const StreamBlock& block : args.blocks) {
+      section(block.name);
+      norm_linear(block.norm_attn, z, *block.qkv, nullptr, Epilogue::store, attention.qkv);
+      paged_attention(attention);
+      norm_linear({}, seen, *block.out, nullptr, Epilogue::add, z);
+      norm_linear(block.norm_mlp, z, *block.up, nullptr, Epilogue::gelu, args.hidden);
+      norm_linear({}, args.hidden, *block.down, nullptr, Epilogue::add, z);
+      ++attention.layer;
+    }
+  }
 };
 
 /// Calls begin_forward and end_forward.

@@ -70,6 +70,9 @@ StreamModel::StreamModel(const ModelFile& file, Ops& ops, int capacity, const St
     b.down = ops_.pack_linear(file.linear(name("down")));
     blocks_.push_back(std::move(b));
   }
+  for (const Block& b : blocks_)
+    block_args_.push_back({b.name.c_str(), rms(b.norm_attn), rms(b.norm_mlp), b.qkv.get(),
+                           b.out.get(), b.up.get(), b.down.get()});
   final_norm_ = upload(file.at("final_norm").f32());
   head_ = ops_.pack_linear(file.linear("head.weight"));
   head_bias_ = upload(file.at("head.bias").f32());
@@ -301,32 +304,24 @@ void StreamModel::run(int steps) {
   const std::int64_t dim = config_.dim;
   const MatrixView z = matrix(z_.f32(), rows, dim);
   const MatrixView attention = matrix(attention_.f32(), rows, dim, activation_);
-  const MatrixView qkv = matrix(qkv_.f32(), rows, 3 * dim, activation_);
-  const MatrixView hidden = matrix(hidden_.f32(), rows, config_.hidden(), activation_);
 
   ops_.stream_inputs(phases_, tables_, events_, z, attention);
-  ops_.norm_linear({}, attention, *cross_out_, nullptr, Epilogue::add, z);
 
-  PagedAttentionArgs paged;
-  paged.steps = steps;
-  paged.heads = config_.heads;
-  paged.head_dim = config_.head_dim;
-  paged.latents = config_.latents;
-  paged.qkv = qkv;
-  paged.cosines = phases_.cosines;
-  paged.sines = phases_.sines;
-  paged.cache = cache_;
-  paged.out = attention;
-  for (std::size_t i = 0; i < blocks_.size(); ++i) {
-    const Block& b = blocks_[i];
-    paged.layer = static_cast<int>(i);
-    ops_.section(b.name.c_str());
-    ops_.norm_linear(rms(b.norm_attn), z, *b.qkv, nullptr, Epilogue::store, qkv);
-    ops_.paged_attention(paged);
-    ops_.norm_linear({}, attention, *b.out, nullptr, Epilogue::add, z);
-    ops_.norm_linear(rms(b.norm_mlp), z, *b.up, nullptr, Epilogue::gelu, hidden);
-    ops_.norm_linear({}, hidden, *b.down, nullptr, Epilogue::add, z);
-  }
+  StreamBlocksArgs args;
+  args.cross_out = cross_out_.get();
+  args.blocks = block_args_;
+  args.attention.steps = steps;
+  args.attention.heads = config_.heads;
+  args.attention.head_dim = config_.head_dim;
+  args.attention.latents = config_.latents;
+  args.attention.qkv = matrix(qkv_.f32(), rows, 3 * dim, activation_);
+  args.attention.cosines = phases_.cosines;
+  args.attention.sines = phases_.sines;
+  args.attention.cache = cache_;
+  args.attention.out = attention;
+  args.z = z;
+  args.hidden = matrix(hidden_.f32(), rows, config_.hidden(), activation_);
+  ops_.stream_blocks(args);
   ops_.section("head");
   const auto outputs = static_cast<std::int64_t>(output_mean_.size());
   ops_.norm_concat_linear(rms(final_norm_), z, matrix(normed_.f32(), rows, dim, activation_),

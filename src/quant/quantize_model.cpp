@@ -108,7 +108,8 @@ class Quantizer {
     // Every such run has narrow linears, so one backend serves them all.
     packed_.next_run();
     const auto behavior = run_model(
-        work_, [this] { return std::make_unique<ForwardingOps>(packed_); }, calibration_, items_);
+        work_, [this] { return std::make_unique<ForwardingOps>(static_cast<Ops&>(packed_)); },
+        calibration_, items_);
     return output_error(behavior, reference_, calibration_.counted,
                         static_cast<std::size_t>(float_.config.outputs()));
   }

@@ -55,17 +55,24 @@ struct FormedBatch {
   void reserve(std::size_t batch, std::size_t queue);
 };
 
+/// What can no longer be in time, to be done later: what is late already makes nothing else late.
+inline Work without_promise(Work work, TimeNs now) {
+  work.promised = false;
+  work.due = std::max(work.due, now) + work.interval;
+  return work;
+}
+
 /// Takes the next batch at `now` from a WorkHeap or WorkList: what is due first, in that order, for
 /// as long as GrowingBatch admits the next; there is no wait for more. Promised work that can no
-/// longer be in time is not dispatched as if it could: it is shed, or loses its promise and is due
-/// `interval` later, so that what is late already makes nothing else late. Overwrites `batch`.
+/// longer be in time is not dispatched as if it could: it is shed, or loses its promise.
+/// Overwrites `batch`.
 template <class Queue>
 void form_batch(Queue& queue, const CostModel& cost, int max_rows, TimeNs now, FormedBatch& batch) {
   batch.taken.clear();
   batch.shed.clear();
   GrowingBatch growing(cost, max_rows, now);
   while (!queue.empty()) {
-    Work work = queue.front();
+    const Work work = queue.front();
     if (growing.in_time(work)) {
       if (!growing.admits(work)) break;
       growing.add(work);
@@ -78,9 +85,7 @@ void form_batch(Queue& queue, const CostModel& cost, int max_rows, TimeNs now, F
       batch.shed.push_back(work);
       continue;
     }
-    work.promised = false;
-    work.due = std::max(work.due, now) + work.interval;
-    queue.push(work);
+    queue.push(without_promise(work, now));
   }
   batch.keys = growing.keys();
   batch.predicted = growing.finish() - now;

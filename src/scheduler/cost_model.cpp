@@ -12,8 +12,8 @@ constexpr int kDense = 16;
 constexpr int kPerOctave = 4;
 
 // Shares by which a batch above its prediction moves scale, its knots and key_ns.
-constexpr double kScaleStep = 0.02;
-constexpr double kKnotStep = 0.02;
+constexpr double kScaleStep = 0.03;
+constexpr double kKnotStep = 0.01;
 constexpr double kKeyStep = 0.02;
 // A part that is predicted to be nothing still learns as if it were this share of the whole.
 constexpr double kLeastShare = 0.02;
@@ -163,14 +163,14 @@ void CostModel::doubt() {
 }
 
 double CostModel::rows_hz(int max_rows, TimeNs longest) const {
-  double best = 0;
+  double hz = 0;
   for (const int rows : knots_) {
     if (rows > max_rows) break;
     const TimeNs took = predict(rows, static_cast<std::int64_t>(rows * keys_per_row_));
     if (rows > 1 && took > longest) break;
-    best = std::max(best, rows * 1e9 / static_cast<double>(std::max<TimeNs>(took, 1)));
+    hz = rows * 1e9 / static_cast<double>(std::max<TimeNs>(took, 1));
   }
-  return took_ns_ > 0 ? best * predicted_ns_ / took_ns_ : best;
+  return took_ns_ > 0 ? hz * predicted_ns_ / took_ns_ : hz;
 }
 
 }  // namespace cortex

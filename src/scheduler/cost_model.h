@@ -35,13 +35,15 @@ class CostModel {
   /// Nanoseconds; rows at least 1.
   TimeNs predict(int rows, std::int64_t keys) const;
   void observe(const BatchCost& batch);
+  /// So long nothing ran between two batches though work was waiting: counts for rows_hz() alone.
+  void paused(TimeNs time) { took_ns_ += static_cast<double>(time); }
   /// Something was refused for its predicted cost while nothing ran that could disprove it: the
   /// prediction sinks a little, down to the lowest that it has ever been, so that what was learned
   /// in a slow hour cannot refuse for ever.
   void doubt();
-  /// Most rows a second in the long run, in batches of up to `max_rows` rows that are predicted to
-  /// take no longer than `longest`; a batch of one is always allowed. By what batches took on
-  /// average, stalls included.
+  /// Rows a second in the long run, in the largest batches of up to `max_rows` rows that are
+  /// predicted to take no longer than `longest`; a batch of one is always allowed. By what batches
+  /// took on average, stalls and pauses included.
   double rows_hz(int max_rows, TimeNs longest = kNever) const;
   /// A running mean of what batches held; at first of what was measured.
   double keys_per_row() const { return keys_per_row_; }

@@ -12,13 +12,14 @@ class CortexPolicy final : public SchedulingPolicy {
       : scheduler_({.max_batch = options.max_batch,
                     .max_windows = options.max_queued,
                     .max_tenants = kTenants,
-                    .max_utilisation = options.max_utilisation},
+                    .max_utilisation = options.max_utilisation,
+                    .max_tenant_utilisation = options.max_utilisation},
                    CostModel(options.max_batch, measured)) {}
 
   std::string_view name() const override { return "cortex"; }
-  bool open_session(int session, double rate_hz) override {
+  bool open_session(int session, double rate_hz, TimeNs now) override {
     StepFlow flow{.rate_hz = rate_hz};
-    if (scheduler_.admit_session(flow).door != Scheduler::Door::open) return false;
+    if (scheduler_.admit_session(flow, now).door != Scheduler::Door::open) return false;
     flows_.emplace(session, flow);
     return true;
   }

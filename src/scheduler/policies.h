@@ -24,7 +24,7 @@ class SchedulingPolicy {
   virtual ~SchedulingPolicy() = default;
   virtual std::string_view name() const = 0;
   /// False: the session is refused.
-  virtual bool open_session(int /*session*/, double /*rate_hz*/) { return true; }
+  virtual bool open_session(int /*session*/, double /*rate_hz*/, TimeNs /*now*/) { return true; }
   /// A window has come, or a session's next step is ready. False: the window is refused at once.
   virtual bool offer(const Pending& pending, TimeNs now) = 0;
   /// The device is free: what runs now. Valid until the next call.

@@ -12,9 +12,12 @@ constexpr double kRateSlack = 0.9;
 constexpr double kBurst = 2;
 // And no more periods than this are held against it.
 constexpr double kMostAhead = 8;
-// Periods after which a step whose deadline is lost is due: a session that is late gets half its
-// rate while others are in time, so that an overload is borne by few sessions and not by all.
-constexpr double kCatchUp = 2;
+// Share of a session's period from which on its deadline tells of the load: a step that has just
+// missed a batch waits for that one and runs in the next.
+constexpr double kFairNotice = 0.9;
+// Of what is reserved, for so long, may be behind before the door is closed.
+constexpr double kMostBehind = 0.02;
+constexpr TimeNs kBehindNs = 1'000'000'000;
 // However much sessions have reserved, windows get something.
 constexpr double kMostReserved = 0.95;
 
@@ -27,7 +30,8 @@ TimeNs scaled(double factor, TimeNs time) {
 Scheduler::Scheduler(const SchedulerOptions& options, CostModel cost)
     : options_(options),
       cost_(std::move(cost)),
-      tenants_(options.max_tenants, options.tenant_active_ns) {
+      tenants_(options.max_tenants, options.tenant_active_ns),
+      steps_(options.background_share) {
   const auto windows = static_cast<std::size_t>(options.max_windows);
   const auto streams = static_cast<std::size_t>(options.max_streams);
   windows_.reserve(windows);
@@ -42,7 +46,7 @@ double Scheduler::capacity_hz(int streams, TimeNs period) const {
   return cost_.rows_hz(std::min(std::max(streams, 1), options_.max_batch), longest);
 }
 
-Scheduler::Reservation Scheduler::admit_session(const StepFlow& flow) {
+Scheduler::Reservation Scheduler::admit_session(const StepFlow& flow, TimeNs now) {
   Tenants::Tenant& tenant = tenants_[flow.tenant];
   const double fastest = std::max(fastest_hz_, flow.rate_hz);
   Reservation r{.reserved_hz = reserved_hz_};
@@ -50,7 +54,14 @@ Scheduler::Reservation Scheduler::admit_session(const StepFlow& flow) {
     r.door = Door::too_many_sessions;
     return r;
   }
-  if (flow.rate_hz > 0) {
+  const bool is_counted = flow.rate_hz > 0 && !options_.fifo;
+  if (is_counted && steps_.behind_hz() > kMostBehind * reserved_hz_ &&
+      now - steps_.behind_since() > kBehindNs) {
+    r.door = Door::behind;
+    r.behind_hz = steps_.behind_hz();
+    return r;
+  }
+  if (is_counted) {
     r.capacity_hz = capacity_hz(sessions_ + 1, static_cast<TimeNs>(1e9 / fastest));
     if (reserved_hz_ + flow.rate_hz > options_.max_utilisation * r.capacity_hz) {
       r.door = Door::over_capacity;
@@ -71,6 +82,7 @@ Scheduler::Reservation Scheduler::admit_session(const StepFlow& flow) {
 }
 
 void Scheduler::release_session(const StepFlow& flow) {
+  steps_.forget(flow);
   Tenants::Tenant& tenant = tenants_[flow.tenant];
   --sessions_;
   --tenant.sessions;
@@ -142,6 +154,7 @@ Verdict Scheduler::offer(const WindowOffer& window, TimeNs now) {
       (options_.max_tenant_windows > 0 && tenant.windows >= options_.max_tenant_windows))
     return Verdict::tenant_full;
   Work work{.key = window.key,
+            .arrived = now,
             .deadline = window.deadline,
             .due = window.deadline,
             .keys = window.keys,
@@ -150,6 +163,13 @@ Verdict Scheduler::offer(const WindowOffer& window, TimeNs now) {
             .window = true,
             .promised = window.deadline != kNever,
             .sheddable = window.deadline != kNever && !window.best_effort};
+  if (options_.fifo) {
+    work.due = now;
+    work.promised = work.sheddable = false;
+    windows_.push(work);
+    ++tenant.windows;
+    return Verdict::taken;
+  }
   const TimeNs alone = window.forwards * cost_.predict(1, window.keys);
   work.interval = scaled(active / options_.background_share, alone);
   if (work.promised) {
@@ -174,11 +194,14 @@ Verdict Scheduler::offer(const WindowOffer& window, TimeNs now) {
 
 void Scheduler::push_step(const StepOffer& step, StepFlow& flow) {
   Work work{.key = step.key,
+            .arrived = step.arrived,
             .deadline = step.deadline,
             .keys = step.keys,
             .forwards = step.forwards,
             .tenant = flow.tenant};
-  if (flow.rate_hz == 0) {
+  if (options_.fifo) {
+    work.due = step.arrived;
+  } else if (flow.rate_hz == 0) {
     tenants_.touch(flow.tenant, step.arrived);
     const TimeNs alone = step.forwards * cost_.predict(1, step.keys);
     work.due = background_due(flow.tenant, alone, step.arrived);
@@ -186,12 +209,19 @@ void Scheduler::push_step(const StepOffer& step, StepFlow& flow) {
     const auto period = static_cast<TimeNs>(1e9 / flow.rate_hz);
     // Empty steps before this one stand for the time that has passed without any.
     const TimeNs at = step.arrived - (step.forwards - 1) * period;
-    const TimeNs kept =
-        std::clamp(flow.next_arrival, at, at + scaled(kMostAhead * step.forwards, period));
+    // One that is behind sends at once what the device has held up.
+    const TimeNs kept = flow.fell > 0 ? at
+                                      : std::clamp(flow.next_arrival, at,
+                                                   at + scaled(kMostAhead * step.forwards, period));
     flow.next_arrival = kept + scaled(kRateSlack * step.forwards, period);
     const TimeNs ahead = kept - at;
-    work.interval = scaled(kCatchUp * step.forwards, period);
-    work.promised = step.deadline != kNever && ahead <= scaled(kBurst, period);
+    work.flow = &flow;
+    work.fair_notice = static_cast<double>(step.deadline - step.arrived) >=
+                       kFairNotice * static_cast<double>(period);
+    // What not even an idle device could do is no promise.
+    const TimeNs alone = step.forwards * cost_.predict(1, step.keys);
+    work.promised = step.deadline != kNever && ahead <= scaled(kBurst, period) &&
+                    step.arrived + alone <= step.deadline;
     work.due = work.promised ? step.deadline
                              : std::max(step.deadline == kNever ? 0 : step.deadline,
                                         step.arrived + ahead + step.forwards * period);
@@ -200,6 +230,12 @@ void Scheduler::push_step(const StepOffer& step, StepFlow& flow) {
 }
 
 const FormedBatch& Scheduler::dispatched(TimeNs now) {
+  // The device stood still though there was work: that is part of what work takes.
+  for (const Work& work : batch_.taken)
+    if (work.arrived <= finished_) {
+      cost_.paused(now - finished_);
+      break;
+    }
   started_ = now;
   busy_until_ = now + batch_.predicted;
   busy_ = !batch_.taken.empty();
@@ -212,7 +248,7 @@ const FormedBatch& Scheduler::next_windows(TimeNs now) {
 }
 
 const FormedBatch& Scheduler::next_steps(TimeNs now) {
-  form_batch(steps_, cost_, options_.max_batch, now, batch_);
+  steps_.form(cost_, options_.max_batch, now, batch_);
   for (const Work& work : batch_.taken) window_forwards_ -= work.window ? 1 : 0;
   for (const Work& work : batch_.shed) window_forwards_ -= work.window ? work.forwards : 0;
   return dispatched(now);
@@ -227,6 +263,7 @@ const FormedBatch& Scheduler::begin_windows(int places, TimeNs now) {
 void Scheduler::finished(TimeNs now) {
   if (busy_) cost_.observe({static_cast<int>(batch_.taken.size()), batch_.keys, now - started_});
   busy_ = false;
+  finished_ = now;
 }
 
 }  // namespace cortex

@@ -6,11 +6,13 @@
 #include "scheduler/batch_former.h"
 #include "scheduler/cost_model.h"
 #include "scheduler/ready_queue.h"
+#include "scheduler/step_queue.h"
 #include "scheduler/tenants.h"
 
 namespace cortex {
 
 struct SchedulerOptions {
+  bool fifo = false;  ///< in order of arrival and without admission, to compare with
   int max_batch = 16;
   int max_windows = 256;  ///< waiting
   int max_streams = 0;    ///< that may have a step ready
@@ -41,13 +43,6 @@ enum class Verdict {
   tenant_full  ///< its tenant holds its share of the places, or of the time up to the deadline
 };
 
-/// A session at the door, and what its steps have used since.
-struct StepFlow {
-  std::uint32_t tenant = 0;
-  double rate_hz = 0;       ///< reserved; 0: its steps run in time that others leave
-  TimeNs next_arrival = 0;  ///< of a step that keeps to the rate
-};
-
 /// The next step of a session is ready.
 struct StepOffer {
   std::uint64_t key = 0;
@@ -63,22 +58,25 @@ struct StepOffer {
 /// Earliest deadline first, without waiting: next_batch() forms a batch whenever the device is
 /// free. Windows are taken only if the forecast of the whole queue holds with them, for them and
 /// for all that was taken before. Steps are never refused: their sessions were admitted by rate,
-/// and one that sends faster, or whose deadline is lost, is put behind those that are in time.
+/// and one that sends faster, or whose deadline is lost, is put behind those that are in time
+/// (StepQueue): where the machine does less than was predicted, few sessions bear that, in turn.
 /// Quotas are fair shares: of n active tenants one may hold 1/n of the time up to a deadline and of
 /// the places in the queue, so none is shut out by another's short deadlines.
 class Scheduler {
  public:
   Scheduler(const SchedulerOptions& options, CostModel cost);
 
-  enum class Door { open, over_capacity, over_tenant_share, too_many_sessions };
+  enum class Door { open, over_capacity, behind, over_tenant_share, too_many_sessions };
   struct Reservation {
     Door door = Door::open;
     double reserved_hz = 0;  ///< by others, or by its tenant's others
     double capacity_hz = 0;
+    double behind_hz = 0;  ///< of sessions that the device does not keep up with
   };
   /// Admits a session: what it reserved is counted until release_session(). Nothing changes where
-  /// the door is not open.
-  Reservation admit_session(const StepFlow& flow);
+  /// the door is not open. However much is predicted to fit, none is admitted while others are
+  /// behind for longer than a stall explains.
+  Reservation admit_session(const StepFlow& flow, TimeNs now);
   void release_session(const StepFlow& flow);
 
   Verdict offer(const WindowOffer& window, TimeNs now);
@@ -127,6 +125,7 @@ class Scheduler {
   bool known(std::uint32_t tenant) const { return tenants_.known(tenant); }
   const CostModel& cost() const { return cost_; }
   double reserved_hz() const { return reserved_hz_; }
+  double behind_hz() const { return steps_.behind_hz(); }
   /// Rows a second, where no batch takes longer than half of `period`.
   double capacity_hz(int streams, TimeNs period) const;
 
@@ -146,10 +145,11 @@ class Scheduler {
   CostModel cost_;
   Tenants tenants_;
   WorkList windows_;
-  WorkHeap steps_;
+  StepQueue steps_;
   FormedBatch batch_;
   FormedBatch begun_;
   TimeNs started_ = 0;
+  TimeNs finished_ = -1;   // the last batch
   TimeNs busy_until_ = 0;  // predicted, of the batch in flight
   bool busy_ = false;
   int sessions_ = 0;

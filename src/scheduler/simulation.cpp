@@ -78,7 +78,7 @@ class Simulation {
     }
     Session& session = sessions_[static_cast<std::size_t>(request.session)];
     if (session.door == Session::Door::unseen) {
-      const bool open = policy_.open_session(request.session, load_.step_rate_hz);
+      const bool open = policy_.open_session(request.session, load_.step_rate_hz, now);
       session.door = open ? Session::Door::open : Session::Door::refused;
       if (!open) ++result_.sessions_refused;
     }

@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/http.hpp>
 #include <boost/beast/websocket/rfc6455.hpp>
@@ -134,11 +135,12 @@ class HttpConnection final : public Connection {
         if (c < 0x20 || c > 0x7e) c = '?';
       return out;
     };
-    const std::string target = text(message.target());
-    const auto question = target.find('?');
+    // Divided before that: what is replaced by '?' must not become a query.
+    const beast::string_view target = message.target();
+    const auto question = std::min(target.find('?'), target.size());
     return {.method = text(message.method_string()),
-            .path = target.substr(0, question),
-            .query = question == std::string::npos ? std::string() : target.substr(question + 1),
+            .path = text(target.substr(0, question)),
+            .query = text(target.substr(std::min(question + 1, target.size()))),
             .body = std::move(message.body()),
             .content_type = text(message[http::field::content_type]),
             .authorization = text(message[http::field::authorization]),

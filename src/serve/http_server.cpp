@@ -77,9 +77,8 @@ class ServerImpl final : public Server {
 
   ~ServerImpl() override {
     host_.on_empty = nullptr;
-    state_.models.shut_down();
-    state_.mailbox.deliver_all();  // answers that came after the network thread had stopped
-    wake_.release();               // the mailbox closes it
+    end_models();
+    wake_.release();  // the mailbox closes it
     if (!state_.options.unix_path.empty()) ::unlink(state_.options.unix_path.c_str());
   }
 
@@ -119,8 +118,7 @@ class ServerImpl final : public Server {
     tick();
     load_models();
     io_.run();
-    state_.models.shut_down();
-    state_.mailbox.deliver_all();
+    end_models();
   }
 
  private:
@@ -149,6 +147,13 @@ class ServerImpl final : public Server {
         state_.options.on_loaded(
             source, loaded ? Result<Engine*>((*loaded)->engine) : Result<Engine*>(loaded.error()));
       });
+  }
+
+  void end_models() {
+    state_.models.shut_down();
+    state_.mailbox.deliver_all();  // answers that came after the network thread had stopped
+    // While the exporter is there to take them.
+    for (const ModelRef& model : state_.models.alive()) model->batches.flush(state_.tracer);
   }
 
   void wait_mail() {

@@ -18,21 +18,45 @@ void keep_common(KeptAnswer& kept, const Answer& answer) {
     kept.error.reset();
 }
 
+/// The engine was in time; the way from there was too long. A window that is late by the engine's
+/// clock already and was wanted all the same is told by its status here, and counted there.
+void miss(ServedModel& model, KeptAnswer& answer, const RequestTerms& terms) {
+  const bool engine_saw_it = answer.finished_ns > terms.deadline_ns;
+  if (terms.best_effort) {
+    answer.status = StepStatus::late;
+    model.late += engine_saw_it ? 0 : 1;
+    return;
+  }
+  ++model.withheld;
+  answer.behavior.clear();
+  if (answer.is_step)
+    answer.status = StepStatus::refused;
+  else
+    answer.error = Error{ErrorCode::deadline_exceeded,
+                         "the answer would have come after its deadline", "deadline_ms"};
+}
+
 }  // namespace
 
 void KeptAnswer::keep(const StepAnswer& answer) {
   keep_common(*this, answer);
+  is_step = true;
   status = answer.status;
   dropped_events = answer.dropped_events;
 }
 
-void KeptAnswer::keep(const WindowAnswer& answer, TimeNs deadline_ns) {
+void KeptAnswer::keep(const WindowAnswer& answer) {
   keep_common(*this, answer);
-  status = answer.finished_ns > deadline_ns ? StepStatus::late : StepStatus::fresh;
+  is_step = false;
+  status = StepStatus::fresh;
 }
 
-void record_answer(ServeState& state, ServedModel& model, std::string_view endpoint,
-                   const KeptAnswer& answer, TimeNs arrived_ns, const TracePtr& trace) {
+void hand_over(ServeState& state, ServedModel& model, std::string_view endpoint, KeptAnswer& answer,
+               const RequestTerms& terms, const TracePtr& trace) {
+  const TimeNs now = RealClock::instance().now();
+  answer.latency_ns = now - terms.arrived_ns;
+  if (!answer.error && answer.status == StepStatus::fresh && now > terms.deadline_ns)
+    miss(model, answer, terms);
   int status = 200;
   if (answer.error) {
     status = http_status(answer.error->code);
@@ -40,7 +64,7 @@ void record_answer(ServeState& state, ServedModel& model, std::string_view endpo
   } else {
     if (answer.status == StepStatus::refused) status = http_status(ErrorCode::deadline_exceeded);
     state.metrics.count(endpoint, status);
-    state.metrics.request_latency.record(RealClock::instance().now() - arrived_ns);
+    state.metrics.request_latency.record(answer.latency_ns);
     state.metrics.queue_wait.record(answer.started_ns - answer.submitted_ns);
     state.metrics.inference.record(answer.finished_ns - answer.started_ns);
   }

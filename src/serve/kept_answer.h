@@ -11,6 +11,13 @@
 
 namespace cortex {
 
+/// When a request came and until when its answer is wanted.
+struct RequestTerms {
+  TimeNs arrived_ns = 0;
+  TimeNs deadline_ns = kNoDeadline;
+  bool best_effort = false;  ///< a late answer is wanted as well
+};
+
 /// What a sink keeps of an answer until the network thread takes it.
 struct KeptAnswer {
   std::vector<float> behavior;  // with room for all outputs, so that keeping allocates nothing
@@ -19,16 +26,20 @@ struct KeptAnswer {
   TimeNs submitted_ns = 0;
   TimeNs started_ns = 0;
   TimeNs finished_ns = 0;
+  TimeNs latency_ns = 0;  ///< as hand_over() read the clock
+  bool is_step = false;
   BatchInfo batch;
   std::optional<Error> error;
 
   void keep(const StepAnswer& answer);
-  void keep(const WindowAnswer& answer, TimeNs deadline_ns);
+  void keep(const WindowAnswer& answer);
 };
 
-/// Counts an answer and puts what is known of its times into `trace` (null: not followed). Network
-/// thread, in the order of the answers.
-void record_answer(ServeState& state, ServedModel& model, std::string_view endpoint,
-                   const KeptAnswer& answer, TimeNs arrived_ns, const TracePtr& trace);
+/// The last look at an answer before it is written, at one reading of the clock: whether it is
+/// still in time (a step that is not is `refused` or `late`, a window an error or `late`), and the
+/// latency that is told. Counts it and puts what is known of its times into `trace` (null: not
+/// followed). Network thread, in the order of the answers.
+void hand_over(ServeState& state, ServedModel& model, std::string_view endpoint, KeptAnswer& answer,
+               const RequestTerms& terms, const TracePtr& trace);
 
 }  // namespace cortex

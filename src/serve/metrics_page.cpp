@@ -111,6 +111,7 @@ void write_models(PrometheusText& page, const std::vector<Sample>& samples) {
   rate(m::kPredictedBatch, &EngineStats::predicted_batch_us, 1e-6);
   rate(m::kCapacity, &EngineStats::capacity_hz, 1);
   rate(m::kReserved, &EngineStats::reserved_hz, 1);
+  rate(m::kBehind, &EngineStats::behind_hz, 1);
   for (const Sample& s : samples)
     for (const RealtimeGrant& grant : s.engine->realtime())
       page.gauge(m::kRealtime.name, m::kRealtime.help, grant.granted ? 1 : 0,
@@ -130,10 +131,13 @@ std::string metrics_page(const ServeState& state) {
   PrometheusText page;
   write_server(page, state);
   std::vector<Sample> samples;
-  for (const ModelRef& model : state.models.alive())
+  for (const ModelRef& model : state.models.alive()) {
     samples.push_back(
         {fmt::format("model=\"{}\",version=\"{}\"", label_value(model->name), model->version),
          model->engine->stats(), model->engine});
+    samples.back().stats.withheld += model->withheld;
+    samples.back().stats.late += model->late;
+  }
   write_models(page, samples);
   return page.text();
 }

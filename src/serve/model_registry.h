@@ -25,6 +25,8 @@ struct ServedModel {
   Engine* engine = nullptr;
   std::unique_ptr<Engine> owned;  ///< null: the caller of attach() keeps it
   BatchWatch batches;
+  std::int64_t withheld = 0;  ///< in time by the engine, and too late for its client
+  std::int64_t late = 0;      ///< likewise, and handed over all the same
 };
 
 using ModelRef = std::shared_ptr<ServedModel>;

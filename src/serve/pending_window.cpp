@@ -9,20 +9,19 @@ namespace {
 /// A window between submit() and its answer; owns itself until then.
 class PendingWindow final : public WindowSink, public Mailbox::Item {
  public:
-  PendingWindow(ServeState& state, ModelRef model, std::string_view endpoint, TimeNs arrived_ns,
-                TimeNs deadline_ns, TracePtr trace, WindowDone done)
+  PendingWindow(ServeState& state, ModelRef model, std::string_view endpoint,
+                const RequestTerms& terms, TracePtr trace, WindowDone done)
       : state_(state),
         model_(std::move(model)),
         endpoint_(endpoint),
-        arrived_ns_(arrived_ns),
-        deadline_ns_(deadline_ns),
+        terms_(terms),
         trace_(std::move(trace)),
         done_(std::move(done)) {
     answer_.behavior.reserve(model_->engine->model().outputs.size());
   }
 
   void on_window(const WindowAnswer& answer) noexcept override {
-    answer_.keep(answer, deadline_ns_);
+    answer_.keep(answer);
     state_.mailbox.post(*this);
   }
 
@@ -41,15 +40,14 @@ class PendingWindow final : public WindowSink, public Mailbox::Item {
 
  private:
   void finish() {
-    record_answer(state_, *model_, endpoint_, answer_, arrived_ns_, trace_);
+    hand_over(state_, *model_, endpoint_, answer_, terms_, trace_);
     done_(answer_, std::move(trace_));
   }
 
   ServeState& state_;
   const ModelRef model_;
   const std::string_view endpoint_;
-  const TimeNs arrived_ns_;
-  const TimeNs deadline_ns_;
+  const RequestTerms terms_;
   TracePtr trace_;
   WindowDone done_;
   KeptAnswer answer_;
@@ -60,8 +58,9 @@ class PendingWindow final : public WindowSink, public Mailbox::Item {
 Withdraw submit_window(ServeState& state, const ModelRef& model, std::string_view endpoint,
                        const WindowRequest& window, TimeNs arrived_ns, TracePtr trace,
                        WindowDone done) {
-  auto pending = std::make_unique<PendingWindow>(
-      state, model, endpoint, arrived_ns, window.deadline_ns, std::move(trace), std::move(done));
+  const RequestTerms terms{arrived_ns, window.deadline_ns, window.best_effort};
+  auto pending = std::make_unique<PendingWindow>(state, model, endpoint, terms, std::move(trace),
+                                                 std::move(done));
   if (const auto submitted = model->engine->submit(window, *pending); !submitted) {
     Error error = submitted.error();
     if (error.code == ErrorCode::too_large) error.message += " (--max-events)";

@@ -24,13 +24,12 @@ bool is_json(std::string_view content_type) {
          (type.starts_with("application/") && type.ends_with("+json"));
 }
 
-HttpResponse decode_response(std::string_view request_id, const KeptAnswer& answer,
-                             TimeNs arrived_ns) {
+HttpResponse decode_response(std::string_view request_id, const KeptAnswer& answer) {
   JsonWriter w;
   w.begin_object().key("request_id").value(request_id).key("behavior").begin_array();
   for (const float v : answer.behavior) w.value(v);
   w.end_array();
-  w.key("latency_ms").value(to_ms(RealClock::instance().now() - arrived_ns));
+  w.key("latency_ms").value(to_ms(answer.latency_ns));
   w.key("queue_wait_ms").value(to_ms(answer.started_ns - answer.submitted_ns));
   w.key("inference_ms").value(to_ms(answer.finished_ns - answer.started_ns));
   w.end_object();
@@ -66,11 +65,11 @@ Withdraw post_decode(ServeState& state, const HttpRequest& request, Reply reply,
   if (ms > 0) window.deadline_ns = deadline_at(request.arrived_ns, ms);
   if (trace) trace->record.model = (*model)->name;
   return submit_window(state, *model, kEndpoint, window, request.arrived_ns, std::move(trace),
-                       [request_id = frame->request_id, arrived_ns = request.arrived_ns,
-                        reply = std::move(reply)](const KeptAnswer& answer, TracePtr done) {
-                         HttpResponse response =
-                             answer.error ? error_response(ApiError(*answer.error))
-                                          : decode_response(request_id, answer, arrived_ns);
+                       [request_id = frame->request_id, reply = std::move(reply)](
+                           const KeptAnswer& answer, TracePtr done) {
+                         HttpResponse response = answer.error
+                                                     ? error_response(ApiError(*answer.error))
+                                                     : decode_response(request_id, answer);
                          response.trace = std::move(done);
                          reply(std::move(response));
                        });

@@ -19,7 +19,7 @@ struct Asked {
   ModelRef model;
   std::string id;
   bool binary = false;
-  TimeNs arrived_ns = 0;
+  RequestTerms terms = {};
   std::string sequence_id = {};
   std::optional<std::int64_t> step = {};
 };
@@ -33,7 +33,6 @@ HttpResponse infer_response(const Asked& asked, const KeptAnswer& answer) {
                           "sequence goes on with step {}",
                           asked.step.value_or(0), asked.step.value_or(0) + 1),
               "parameters.deadline_ms"}));
-  const TimeNs now = RealClock::instance().now();
   InferBody body = infer_body({.model = asked.model->name,
                                .version = asked.model->version,
                                .id = asked.id,
@@ -41,7 +40,7 @@ HttpResponse infer_response(const Asked& asked, const KeptAnswer& answer) {
                                .sequence_id = asked.sequence_id,
                                .sequence_number = asked.step,
                                .status = asked.step ? to_string(answer.status) : "",
-                               .latency_ms = to_ms(now - asked.arrived_ns),
+                               .latency_ms = to_ms(answer.latency_ns),
                                .queue_wait_ms = to_ms(answer.started_ns - answer.submitted_ns),
                                .inference_ms = to_ms(answer.finished_ns - answer.started_ns)},
                               asked.binary);
@@ -102,7 +101,7 @@ class PendingStep final : public StepSink, public Mailbox::Item {
 
  private:
   void answer_arrived() {
-    record_answer(state_, *asked_.model, kEndpoint, answer_, asked_.arrived_ns, trace_);
+    hand_over(state_, *asked_.model, kEndpoint, answer_, asked_.terms, trace_);
     HttpResponse response = infer_response(asked_, answer_);
     response.trace = std::move(trace_);
     reply_(std::move(response));
@@ -168,10 +167,7 @@ Withdraw infer_window(ServeState& state, const ModelRef& model, const InferReque
   const double ms = infer.deadline_ms.value_or(state.options.deadline_ms);
   if (ms > 0) window.deadline_ns = deadline_at(request.arrived_ns, ms);
   if (trace) trace->record.model = model->name;
-  Asked asked{.model = model,
-              .id = infer.id,
-              .binary = infer.binary_output,
-              .arrived_ns = request.arrived_ns};
+  Asked asked{.model = model, .id = infer.id, .binary = infer.binary_output};
   return submit_window(state, model, kEndpoint, window, request.arrived_ns, std::move(trace),
                        [asked = std::move(asked), reply = std::move(reply)](
                            const KeptAnswer& answer, TracePtr done) {
@@ -193,23 +189,25 @@ void infer_step(ServeState& state, const SequenceRef& sequence, const std::strin
     trace->record.model = s.model->name;
     trace->record.sequence = step;
   }
+  const RequestTerms terms{request.arrived_ns,
+                           deadline_at(request.arrived_ns, named.value_or(info.step_ms)),
+                           infer.best_effort.value_or(!named.has_value())};
   Asked asked{.model = s.model,
               .id = infer.id,
               .binary = infer.binary_output,
-              .arrived_ns = request.arrived_ns,
+              .terms = terms,
               .sequence_id = infer.sequence_id,
               .step = step};
   auto pending =
       std::make_unique<PendingStep>(state, std::move(asked), key, sequence, infer.sequence_end,
                                     std::move(trace), std::move(reply));
-  const auto submitted = s.model->engine->submit(
-      StepRequest{.session = s.session,
-                  .sequence = step,
-                  .gap = infer.gap,
-                  .events = infer.events,
-                  .deadline_ns = deadline_at(request.arrived_ns, named.value_or(info.step_ms)),
-                  .best_effort = infer.best_effort.value_or(!named.has_value())},
-      *pending);
+  const auto submitted = s.model->engine->submit(StepRequest{.session = s.session,
+                                                             .sequence = step,
+                                                             .gap = infer.gap,
+                                                             .events = infer.events,
+                                                             .deadline_ns = terms.deadline_ns,
+                                                             .best_effort = terms.best_effort},
+                                                 *pending);
   if (!submitted) return pending->refused(submitted.error(), infer.sequence_start);
   s.next_step = step + 1;
   ++s.in_flight;

@@ -50,7 +50,7 @@ void StreamSocket::Slot::on_step(const StepAnswer& kept) noexcept {
 }
 
 void StreamSocket::Slot::on_window(const WindowAnswer& kept) noexcept {
-  answer.keep(kept, deadline_ns);
+  answer.keep(kept);
   owner->state_.mailbox.post(*this);
 }
 
@@ -147,6 +147,7 @@ Result<void> StreamSocket::open_session(SessionOptions options) {
   drop_out_of_step_ = options.drop_out_of_step;
   is_open_ = true;
   is_lost_ = false;
+  own_ = {};
   log_session("session opened");
   return {};
 }
@@ -169,14 +170,26 @@ std::optional<ApiError> StreamSocket::check_order(const StepFrame& frame) const 
   return error;
 }
 
-StreamSocket::Slot& StreamSocket::prepare_slot(const StepFrame& frame, TimeNs arrived_ns) {
+RequestTerms StreamSocket::terms_of(const StepFrame& frame, TimeNs arrived_ns) const {
+  // Whoever names a deadline wants no answer after it. Without one the step itself is the deadline
+  // and a late answer says so.
+  std::optional<double> named = frame.deadline_ms ? frame.deadline_ms : deadline_ms_;
+  if (!named && state_.options.deadline_ms > 0) named = state_.options.deadline_ms;
+  const std::optional<bool> asked = frame.best_effort ? frame.best_effort : best_effort_;
+  RequestTerms terms{.arrived_ns = arrived_ns,
+                     .best_effort = asked.value_or(is_stream() && !named)};
+  if (named || is_stream())
+    terms.deadline_ns = deadline_at(arrived_ns, named.value_or(model().step_ms));
+  return terms;
+}
+
+StreamSocket::Slot& StreamSocket::prepare_slot(const StepFrame& frame, const RequestTerms& terms) {
   Slot& slot = next_slot();
   slot.done = false;
   slot.is_text = is_text_;
   slot.sequence = frame.sequence;
-  slot.arrived_ns = arrived_ns;
-  slot.deadline_ns = kNoDeadline;
-  slot.trace = state_.tracer.begin(origin_.route, origin_.trace, arrived_ns);
+  slot.terms = terms;
+  slot.trace = state_.tracer.begin(origin_.route, origin_.trace, terms.arrived_ns);
   if (slot.trace) {
     RequestRecord& record = slot.trace->record;
     record.model = model_->name;
@@ -201,21 +214,14 @@ bool StreamSocket::take_step(const StepFrame& frame, TimeNs arrived_ns) {
     const auto opened = open_session({});
     if (!opened) return refuse(opened.error());
   }
-  // Whoever names a deadline wants no answer after it. Without one the step itself is the deadline
-  // and a late answer says so.
-  std::optional<double> named = frame.deadline_ms ? frame.deadline_ms : deadline_ms_;
-  if (!named && state_.options.deadline_ms > 0) named = state_.options.deadline_ms;
-  const std::optional<bool> asked = frame.best_effort ? frame.best_effort : best_effort_;
-  Slot& slot = prepare_slot(frame, arrived_ns);
-  slot.deadline_ns = deadline_at(arrived_ns, named.value_or(model().step_ms));
-  const auto submit =
-      model_->engine->submit(StepRequest{.session = session_,
-                                         .sequence = frame.sequence,
-                                         .gap = frame.gap,
-                                         .events = frame.events,
-                                         .deadline_ns = slot.deadline_ns,
-                                         .best_effort = asked.value_or(!named.has_value())},
-                             slot);
+  Slot& slot = prepare_slot(frame, terms_of(frame, arrived_ns));
+  const auto submit = model_->engine->submit(StepRequest{.session = session_,
+                                                         .sequence = frame.sequence,
+                                                         .gap = frame.gap,
+                                                         .events = frame.events,
+                                                         .deadline_ns = slot.terms.deadline_ns,
+                                                         .best_effort = slot.terms.best_effort},
+                                             slot);
   if (!submit) return submit_failed(submit.error(), frame.sequence);
   next_ = frame.sequence + 1;
   submitted();
@@ -232,16 +238,12 @@ bool StreamSocket::take_window(const StepFrame& frame, TimeNs arrived_ns) {
                         "gap means nothing to a window model: each frame is a window", "gap"});
   const auto checked = check_window(frame.events, model());
   if (!checked) return refuse(checked.error());
-  std::optional<double> named = frame.deadline_ms ? frame.deadline_ms : deadline_ms_;
-  if (!named && state_.options.deadline_ms > 0) named = state_.options.deadline_ms;
-  Slot& slot = prepare_slot(frame, arrived_ns);
-  if (named) slot.deadline_ns = deadline_at(arrived_ns, *named);
-  const auto submit = model_->engine->submit(
-      WindowRequest{.events = frame.events,
-                    .deadline_ns = slot.deadline_ns,
-                    .best_effort = frame.best_effort.value_or(best_effort_.value_or(false)),
-                    .tenant = origin_.caller.id},
-      slot);
+  Slot& slot = prepare_slot(frame, terms_of(frame, arrived_ns));
+  const auto submit = model_->engine->submit(WindowRequest{.events = frame.events,
+                                                           .deadline_ns = slot.terms.deadline_ns,
+                                                           .best_effort = slot.terms.best_effort,
+                                                           .tenant = origin_.caller.id},
+                                             slot);
   if (!submit) return submit_failed(submit.error(), frame.sequence);
   is_open_ = true;
   submitted();
@@ -299,16 +301,20 @@ void StreamSocket::delivered(Slot& slot) {
   flush();
 }
 
-void StreamSocket::record(const Slot& slot) {
-  const KeptAnswer& answer = slot.answer;
-  record_answer(state_, *model_, origin_.route, answer, slot.arrived_ns, slot.trace);
-  if (is_stream()) return;
-  if (answer.error) {
-    ++windows_.refused;
+void StreamSocket::record(Slot& slot) {
+  KeptAnswer& answer = slot.answer;
+  const StepStatus before = answer.status;
+  hand_over(state_, *model_, origin_.route, answer, slot.terms, slot.trace);
+  if (is_stream()) {
+    if (answer.status != before) ++(answer.status == StepStatus::late ? own_.late : own_.refused);
     return;
   }
-  ++windows_.steps;
-  if (answer.status == StepStatus::late) ++windows_.late;
+  if (answer.error) {
+    ++own_.refused;
+    return;
+  }
+  ++own_.steps;
+  if (answer.status == StepStatus::late) ++own_.late;
   window_latency_.record(answer.finished_ns - answer.submitted_ns);
 }
 
@@ -323,7 +329,7 @@ void StreamSocket::write_answer(Slot& slot) {
   StepReply reply{.sequence = slot.sequence,
                   .status = answer.status,
                   .behavior = answer.behavior,
-                  .latency_ns = RealClock::instance().now() - slot.arrived_ns,
+                  .latency_ns = answer.latency_ns,
                   .queue_wait_ns = answer.started_ns - answer.submitted_ns,
                   .inference_ns = answer.finished_ns - answer.started_ns,
                   .dropped_events = {}};
@@ -370,8 +376,10 @@ SessionSummary StreamSocket::close_session() {
   if (is_stream()) {
     if (is_open_ && model_->engine != nullptr)
       if (auto closed = model_->engine->close_session(session_)) summary = *closed;
+    summary.late += own_.late;
+    summary.refused += own_.refused;
   } else {
-    summary = windows_;
+    summary = own_;
     summary.p50_us = static_cast<double>(window_latency_.quantile_ns(0.5)) * 1e-3;
     summary.p99_us = static_cast<double>(window_latency_.quantile_ns(0.99)) * 1e-3;
     summary.p999_us = static_cast<double>(window_latency_.quantile_ns(0.999)) * 1e-3;

@@ -51,8 +51,7 @@ class StreamSocket final : public SocketHandler, public std::enable_shared_from_
     bool is_text = true;
     std::string payload;  // the reply, once done
     std::int64_t sequence = 0;
-    TimeNs arrived_ns = 0;
-    TimeNs deadline_ns = kNoDeadline;
+    RequestTerms terms;
     KeptAnswer answer;
     TracePtr trace;
   };
@@ -68,14 +67,15 @@ class StreamSocket final : public SocketHandler, public std::enable_shared_from_
   std::optional<ApiError> check_order(const StepFrame& frame) const;
 
   Slot& next_slot() { return slots_[(head_ + count_) % capacity_]; }
-  Slot& prepare_slot(const StepFrame& frame, TimeNs arrived_ns);
+  Slot& prepare_slot(const StepFrame& frame, const RequestTerms& terms);
+  RequestTerms terms_of(const StepFrame& frame, TimeNs arrived_ns) const;
   /// The engine has the slot now.
   void submitted();
   /// The engine refused; false where the frame should be offered again.
   bool submit_failed(const Error& error, std::int64_t sequence);
   void delivered(Slot& slot);
   void write_answer(Slot& slot);
-  void record(const Slot& slot);
+  void record(Slot& slot);
 
   /// A buffer for a reply to the frame at hand, and its way out: behind the answers before it.
   std::string& begin_reply();
@@ -117,7 +117,9 @@ class StreamSocket final : public SocketHandler, public std::enable_shared_from_
   bool drop_out_of_step_ = false;
   std::optional<double> deadline_ms_;
   std::optional<bool> best_effort_;
-  SessionSummary windows_;  // on a window model, where the engine knows of no session
+  // What the engine does not know of: on a window model all, on a stream model the steps that were
+  // too late here alone.
+  SessionSummary own_;
   LatencyHistogram window_latency_;
 };
 

@@ -55,6 +55,10 @@ inline constexpr Metric kCapacity{"cortex_capacity_hz",
                                   "to compute."};
 inline constexpr Metric kReserved{"cortex_reserved_hz",
                                   "Steps a second that open sessions have declared."};
+inline constexpr Metric kBehind{
+    "cortex_behind_hz",
+    "Of these, of sessions that the engine does not keep up with: their answers are late while it "
+    "is not 0, and after a second no session is admitted."};
 inline constexpr Metric kGpuMemory{"cortex_gpu_memory_used_bytes",
                                    "Memory in use on the engine's GPU, by anyone; absent on a "
                                    "CPU."};

@@ -149,9 +149,9 @@ TEST_F(QuantizeStream, RunsDoNotPackAnewWhatTheyShare) {
   quantize_model(model_, counting, calibration_, options).value_or_throw();
   ASSERT_GT(runs, 15);
   ASSERT_FALSE(packs.empty());
-  // The float model twice, each linear by itself, and one pack for all other runs; another where a
-  // version comes back after a while.
-  for (const auto& [weight, count] : packs) EXPECT_LE(count, 5) << weight.size() << " bytes";
+  // Each clipping rule by itself and the report, of a weight that they agree on; then one pack for
+  // all runs, and another where a version comes back after a while.
+  for (const auto& [weight, count] : packs) EXPECT_LE(count, 7) << weight.size() << " bytes";
 }
 
 TEST_F(QuantizeStream, TheClippingChosenIsNeverWorseThanAbsmaxOnTheCalibration) {

@@ -110,6 +110,24 @@ TEST(CostModel, CapacityIsByWhatBatchesTakeOnAverageStallsIncluded) {
   EXPECT_NEAR(model.rows_hz(4), 1800, 90);
 }
 
+TEST(CostModel, PausesBetweenBatchesCountForCapacityAlone) {
+  CostModel model(4, std::vector<BatchCost>{{1, 0, 1'000'000}, {4, 0, 2'000'000}});
+  CostModel paused = model;
+  for (int i = 0; i < 20'000; ++i) {
+    model.observe({4, 0, 2'000'000});
+    paused.observe({4, 0, 2'000'000});
+    paused.paused(500'000);
+  }
+  EXPECT_EQ(paused.predict(4, 0), model.predict(4, 0));
+  EXPECT_NEAR(paused.rows_hz(4), 0.8 * model.rows_hz(4), 0.02 * model.rows_hz(4));
+}
+
+TEST(CostModel, CapacityIsThatOfTheLargestBatchAndNotOfOneThatWasNotSeenOfLate) {
+  CostModel model(16, std::vector<BatchCost>{{1, 0, 1'000'000}, {16, 0, 8'000'000}});
+  for (int i = 0; i < 2000; ++i) model.observe({16, 0, 24'000'000});
+  EXPECT_NEAR(model.rows_hz(16), 16 / 24e-3, 40);
+}
+
 TEST(CostModel, CapacityCountsOnlyBatchesThatAreShortEnough) {
   const CostModel model(16, std::vector<BatchCost>{{1, 0, 1'000'000}, {16, 0, 4'000'000}});
   EXPECT_NEAR(model.rows_hz(16), 4000, 40);

@@ -257,14 +257,14 @@ class Streams : public ::testing::Test {
 
 TEST_F(Streams, SessionsAreAdmittedByRateAndTheirTenantsShare) {
   // Alone a session's batches are of one: a thousand steps a second.
-  EXPECT_EQ(scheduler_.admit_session({.rate_hz = 510}).door, Door::over_tenant_share);
+  EXPECT_EQ(scheduler_.admit_session({.rate_hz = 510}, 0).door, Door::over_tenant_share);
   const StepFlow half{.rate_hz = 450};
-  EXPECT_EQ(scheduler_.admit_session(half).door, Door::open);
-  const auto refused = scheduler_.admit_session({.tenant = 1, .rate_hz = 5000});
+  EXPECT_EQ(scheduler_.admit_session(half, 0).door, Door::open);
+  const auto refused = scheduler_.admit_session({.tenant = 1, .rate_hz = 5000}, 0);
   EXPECT_EQ(refused.door, Door::over_capacity);
   EXPECT_EQ(refused.reserved_hz, 450);
   EXPECT_GT(refused.capacity_hz, 450);
-  EXPECT_EQ(scheduler_.admit_session({.rate_hz = 0}).door, Door::open) << "reserves nothing";
+  EXPECT_EQ(scheduler_.admit_session({.rate_hz = 0}, 0).door, Door::open) << "reserves nothing";
   EXPECT_EQ(scheduler_.reserved_hz(), 450);
   scheduler_.release_session(half);
   EXPECT_EQ(scheduler_.reserved_hz(), 0);
@@ -282,6 +282,34 @@ TEST_F(Streams, ASessionThatSendsFasterThanItsRateGoesBehindThoseThatKeepTheirs)
   ASSERT_GE(order.size(), 4U);
   EXPECT_EQ(std::vector(order.begin(), order.begin() + 4),
             (std::vector<std::uint64_t>{1, 1, 1, 2}));
+}
+
+TEST_F(Streams, WhileSessionsAreBehindForLongNoOtherIsAdmittedHoweverMuchIsPredictedToFit) {
+  StepFlow flow{.rate_hz = 50};
+  ASSERT_EQ(scheduler_.admit_session(flow, 0).door, Door::open);
+  scheduler_.push_step({.key = 1, .arrived = 0, .deadline = 20 * kMs}, flow);
+  (void)scheduler_.next_steps(30 * kMs);
+  scheduler_.finished(31 * kMs);
+  EXPECT_EQ(scheduler_.behind_hz(), 50);
+  StepFlow other{.tenant = 1, .rate_hz = 50};
+  EXPECT_EQ(scheduler_.admit_session(other, 40 * kMs).door, Door::open) << "a stall explains it";
+  scheduler_.release_session(other);
+  const auto refused = scheduler_.admit_session(other, 1100 * kMs);
+  EXPECT_EQ(refused.door, Door::behind);
+  EXPECT_EQ(refused.behind_hz, 50);
+  EXPECT_EQ(scheduler_.admit_session({.tenant = 1, .rate_hz = 0}, 1100 * kMs).door, Door::open);
+  scheduler_.push_step({.key = 1, .arrived = 1100 * kMs, .deadline = 1120 * kMs}, flow);
+  (void)scheduler_.next_steps(1100 * kMs);
+  EXPECT_EQ(scheduler_.behind_hz(), 0) << "in time again";
+  EXPECT_EQ(scheduler_.admit_session(other, 1100 * kMs).door, Door::open);
+  scheduler_.release_session(other);
+  // And the one that is behind closes.
+  scheduler_.finished(1101 * kMs);
+  scheduler_.push_step({.key = 1, .arrived = 1102 * kMs, .deadline = 1122 * kMs}, flow);
+  (void)scheduler_.next_steps(1200 * kMs);
+  EXPECT_EQ(scheduler_.behind_hz(), 50);
+  scheduler_.release_session(flow);
+  EXPECT_EQ(scheduler_.behind_hz(), 0);
 }
 
 TEST_F(Streams, AGapStandsForTimeThatHasPassed) {
@@ -310,7 +338,7 @@ TEST_F(Streams, WindowsOnAStreamModelLeaveTheReservedTimeToItsSessions) {
   const WindowOffer window{.deadline = 30 * kMs, .forwards = 20};
   Scheduler idle = scheduler_;
   EXPECT_EQ(idle.offer(window, 0), Verdict::taken);
-  ASSERT_EQ(scheduler_.admit_session(flow).door, Door::open);
+  ASSERT_EQ(scheduler_.admit_session(flow, 0).door, Door::open);
   EXPECT_EQ(scheduler_.offer(window, 0), Verdict::misses);
 }
 

@@ -69,6 +69,60 @@ TEST(Simulation, SessionsBeyondTheCapacityAreRefusedAndTheOthersStayInTime) {
   EXPECT_LT(r.broken_rate, 1e-3);
 }
 
+/// Whatever is predicted, every session is let in.
+std::unique_ptr<SchedulingPolicy> hopeful_policy(const WorkloadOptions& o) {
+  return make_cortex_policy({.max_batch = o.max_batch, .max_utilisation = 100},
+                            simulated_warm_up(o.cost, o.keys, o.max_batch, 1));
+}
+
+TEST(Simulation, WhereMoreSessionsWereLetInThanTheDeviceCanServeFewBearItAndTheOthersAreInTime) {
+  for (const double utilisation : {1.1, 1.5}) {
+    WorkloadOptions o = sessions_at(utilisation);
+    o.ramp = 0.5;  // before the door closes because some are behind
+    o.seconds = 20;
+    const Workload load = make_workload(o);
+    std::vector<int> steps(static_cast<std::size_t>(load.sessions), 0), late = steps;
+    const auto policy = hopeful_policy(o);
+    const SimulationResult r = simulate(load, o.cost, 1, *policy, [&](const Answered& a) {
+      const Request& request = load.requests[a.id];
+      // Of the second half, when it is settled who bears it.
+      if (request.arrived < load.counted_from + 10'000'000'000) return;
+      ++steps[static_cast<std::size_t>(request.session)];
+      if (a.finished > request.deadline) ++late[static_cast<std::size_t>(request.session)];
+    });
+    EXPECT_EQ(r.sessions_refused, 0);
+    EXPECT_GT(r.goodput_fraction, 0.85) << utilisation;
+    int spared = 0;
+    for (std::size_t s = 0; s < steps.size(); ++s)
+      if (late[s] * 10 < steps[s]) ++spared;
+    EXPECT_GT(spared, 0.8 / utilisation * load.sessions) << utilisation;
+  }
+}
+
+TEST(Simulation, AStallUnderFullLoadPasses) {
+  WorkloadOptions o = sessions_at(1);
+  o.seconds = 30;
+  o.cost.stall_hz = 0.1;
+  o.cost.stall_us = 100'000;
+  const SimulationResult r = run(o, *hopeful_policy(o));
+  EXPECT_GT(r.late, 0);
+  EXPECT_GT(r.goodput_fraction, 0.8);
+}
+
+TEST(Simulation, SessionsThatAllOpenBeforeAnyStepHasRunOnASlowerMachineThanMeasuredAreServed) {
+  WorkloadOptions o = sessions_at(1.2);
+  o.ramp = 0.001;
+  o.seconds = 20;
+  SimulatedCost idle = o.cost;
+  idle.batch_us /= 2;
+  idle.row_us /= 2;
+  const auto policy = make_cortex_policy({.max_batch = o.max_batch},
+                                         simulated_warm_up(idle, o.keys, o.max_batch, 1));
+  const SimulationResult r = run(o, *policy);
+  EXPECT_EQ(r.sessions_refused, 0) << "nothing was known yet";
+  EXPECT_GT(r.goodput_fraction, 0.8);
+}
+
 TEST(Simulation, IsTheSameForTheSameSeed) {
   const WorkloadOptions o = windows_at(1.1, Load::bursty);
   const SimulationResult a = run(o, *cortex_policy(o)), b = run(o, *cortex_policy(o));

@@ -197,6 +197,11 @@ class FakeEngine final : public Engine {
     const std::lock_guard lock(mutex_);
     not_finite_ = true;
   }
+  /// The next answer is in time by the engine's own clock, and leaves it after its deadline.
+  void dawdle() {
+    const std::lock_guard lock(mutex_);
+    dawdles_ = true;
+  }
   /// What the last session was opened with, and whose the windows were.
   SessionOptions last_options() const {
     const std::lock_guard lock(mutex_);
@@ -280,6 +285,7 @@ class FakeEngine final : public Engine {
       const std::int64_t started = now();
       const BatchInfo batch{static_cast<std::uint64_t>(stats_.batches), 1, started, now()};
       float behavior[2] = {0, 0};
+      const bool dawdles = std::exchange(dawdles_, false);
       if (job.window != nullptr) {
         for (const Event& e : job.events) {
           behavior[0] += static_cast<float>(e.value);
@@ -289,7 +295,7 @@ class FakeEngine final : public Engine {
         ++stats_.windows;
         window_tenants_.push_back(job.tenant);
         lock.unlock();
-        answer_window(job, behavior, started, batch);
+        answer_window(job, behavior, started, batch, dawdles);
         lock.lock();
         continue;
       }
@@ -312,7 +318,7 @@ class FakeEngine final : public Engine {
       answer.dropped_events = job.dropped;
       answer.submitted_ns = job.submitted_ns;
       answer.started_ns = started;
-      answer.finished_ns = now();
+      answer.finished_ns = dawdles ? job.submitted_ns : now();
       answer.batch = batch;
       const Error not_finite{ErrorCode::internal, "an output is not finite", "behavior"};
       if (std::exchange(not_finite_, false)) {
@@ -330,17 +336,22 @@ class FakeEngine final : public Engine {
       ++stats_.steps;
       --session.queued;
       lock.unlock();
+      if (dawdles) wait_beyond(job.deadline_ns);
       job.step->on_step(answer);
       lock.lock();
     }
   }
 
+  static void wait_beyond(std::int64_t time) {
+    while (now() <= time) std::this_thread::yield();
+  }
+
   static void answer_window(const Job& job, std::span<const float> behavior, std::int64_t started,
-                            const BatchInfo& batch) {
+                            const BatchInfo& batch, bool dawdles) {
     WindowAnswer answer{.behavior = behavior,
                         .submitted_ns = job.submitted_ns,
                         .started_ns = started,
-                        .finished_ns = now(),
+                        .finished_ns = dawdles ? job.submitted_ns : now(),
                         .batch = batch};
     const Error late{ErrorCode::deadline_exceeded, "the answer would have come too late",
                      "deadline_ms"};
@@ -348,6 +359,7 @@ class FakeEngine final : public Engine {
       answer.behavior = {};
       answer.error = &late;
     }
+    if (dawdles) wait_beyond(job.deadline_ns);
     job.window->on_window(answer);
   }
 
@@ -363,6 +375,7 @@ class FakeEngine final : public Engine {
   bool stopping_ = false;
   bool expire_now_ = false;
   bool not_finite_ = false;
+  bool dawdles_ = false;
   EngineState state_ = EngineState::ready;
   SessionOptions last_options_;
   std::vector<TenantId> window_tenants_;

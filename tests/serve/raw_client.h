@@ -94,8 +94,9 @@ class RawClient {
   /// One response of HTTP: head and body together.
   std::string read_response() {
     std::string head = read_until("\r\n\r\n");
-    const auto at = head.find("Content-Length: ");
-    if (at != std::string::npos) head += read_exactly(std::stoul(head.substr(at + 16)));
+    // Not that of Inference-Header-Content-Length.
+    const auto at = head.find("\r\nContent-Length: ");
+    if (at != std::string::npos) head += read_exactly(std::stoul(head.substr(at + 18)));
     return head;
   }
   /// Whether the server closes the connection within the patience of a test.

@@ -16,6 +16,7 @@
 #include "kernels/cuda/gemm_sm90.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/linears.h"
+#include "kernels/cuda/stream_blocks.h"
 
 namespace cortex {
 namespace cuda {
@@ -189,6 +190,7 @@ class CudaOps final : public Ops {
   void reserve(const OpsCapacity& c) override {
     use_device();
     linears_->reserve(c);
+    if (c.latents > 0) stream_blocks_.reserve(c);
   }
 
   void begin_forward() override { use_device(); }
@@ -339,6 +341,13 @@ class CudaOps final : public Ops {
     cuda::paged_attention(args, linears_->hopper(), stream_);
     forget(args.out.data);
   }
+  void stream_blocks(const StreamBlocksArgs& args) override {
+    if (linears_->hopper()) {
+      section("blocks");
+      if (stream_blocks_.run(args, stream_)) return linears_->forget_all();
+    }
+    Ops::stream_blocks(args);
+  }
 
  private:
   static std::tuple<const void*, std::int64_t, std::int64_t> order(const ForwardKey& key) {
@@ -374,6 +383,7 @@ class CudaOps final : public Ops {
   CudaOptions options_;
   std::string name_;
   std::optional<Linears> linears_;
+  StreamBlocks stream_blocks_;
   cudaStream_t stream_ = nullptr;
   std::map<std::tuple<const void*, std::int64_t, std::int64_t>, cudaGraphExec_t> graphs_;
   ForwardKey key_;

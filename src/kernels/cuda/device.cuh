@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <mutex>
 
 #include "kernels/cuda/memory.h"
 #include "kernels/ops.h"
@@ -16,32 +17,51 @@ using Bf16 = __nv_bfloat16;
 constexpr int kWarp = 32;
 constexpr unsigned kAllLanes = 0xffffffffU;
 
+template <class... Formal, class... Actual>
+void launch_as(bool together, void (*kernel)(Formal...), dim3 grid, int threads,
+               std::size_t shared_bytes, cudaStream_t stream, Actual... actual) {
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  cudaLaunchAttribute attributes[2] = {};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeCooperative;
+  attributes[1].val.cooperative = 1;
+  config.attrs = attributes;
+  config.numAttrs = together ? 2 : 1;
+  check(cudaLaunchKernelEx(&config, kernel, static_cast<Formal>(actual)...), "cudaLaunchKernelEx");
+}
 /// Launches so that the kernel may start while the one before it on the stream finishes: it must
 /// call wait_for_previous() before it touches what an earlier kernel of the same forward writes or
 /// reads. What earlier forwards and copies left is there from the start.
 template <class... Formal, class... Actual>
 void launch(void (*kernel)(Formal...), dim3 grid, int threads, std::size_t shared_bytes,
             cudaStream_t stream, Actual... actual) {
-  cudaLaunchConfig_t config = {};
-  config.gridDim = grid;
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = shared_bytes;
-  config.stream = stream;
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  check(cudaLaunchKernelEx(&config, kernel, static_cast<Formal>(actual)...), "cudaLaunchKernelEx");
+  launch_as(false, kernel, grid, threads, shared_bytes, stream, actual...);
+}
+/// The same, all blocks on the device at once: they may wait for each other.
+template <class... Formal, class... Actual>
+void launch_together(void (*kernel)(Formal...), dim3 grid, int threads, std::size_t shared_bytes,
+                     cudaStream_t stream, Actual... actual) {
+  launch_as(true, kernel, grid, threads, shared_bytes, stream, actual...);
 }
 
-/// Lets a kernel use more than 48 KB of shared memory, its own arrays included.
+/// Lets a kernel use more than 48 KB of shared memory, its own arrays included. Never takes back
+/// what another thread was let.
 template <class Kernel>
 void allow_shared(Kernel* kernel, std::size_t bytes) {
-  if (bytes > 40 * 1024)
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(bytes)),
-          "cudaFuncSetAttribute");
+  if (bytes <= 40 * 1024) return;
+  static std::mutex mutex;
+  const std::lock_guard lock(mutex);
+  cudaFuncAttributes attributes = {};
+  check(cudaFuncGetAttributes(&attributes, kernel), "cudaFuncGetAttributes");
+  if (attributes.maxDynamicSharedSizeBytes >= static_cast<int>(bytes)) return;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(bytes)),
+        "cudaFuncSetAttribute");
 }
 
 inline unsigned blocks_of(std::int64_t n, std::int64_t each) {

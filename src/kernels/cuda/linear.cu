@@ -3,6 +3,7 @@
 
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/linear_device.cuh"
 
 /// Linears. The sum over k of one output is, in every kernel here and whatever m is: in bf16 a
 /// chain of mma over each 256 bytes of k, the chains added first to last; in int8 exact; in float32
@@ -10,12 +11,8 @@
 namespace cortex::cuda {
 namespace {
 
-constexpr int kSkinnyRows = 16;      // of one mma
 constexpr int kSkinnyMostRows = 32;  // more rows pay for shared memory
 constexpr int kSkinnyThreads = 128;
-constexpr int kSkinnyPad = 2;  // vectors behind a row, so that four rows lie in different banks
-constexpr std::size_t kMostShared = 112 * 1024;
-constexpr int kColumns = 8;  // of one mma
 
 template <class T>
 struct Traits;
@@ -30,70 +27,6 @@ struct Traits<std::int8_t> {
   static constexpr int kVector = 16;
 };
 
-/// 1 / rms of row m, by eight neighbouring lanes that hold `part` 0 to 7. A row's squares are
-/// summed over groups of 64 columns: in a group each of the four pairs of 8 columns on its own,
-/// first to last, then those four pairwise; then the groups first to last.
-struct RowSquares {
-  float4 each[8];  // of the first 512 columns
-  __device__ void load(const LinearArgs& a, int m, int part, int first = 0) {
-    const int eighths = (a.k + 7) / 8;
-    const auto* const row =
-        reinterpret_cast<const float4*>(a.squares) + static_cast<std::int64_t>(m) * eighths;
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      const int at = first + part * 8 + i;
-      each[i] = at < eighths ? row[at] : float4{0, 0, 0, 0};
-    }
-  }
-  __device__ float inverse_rms(const LinearArgs& a, int m, int part) {
-    const int eighths = (a.k + 7) / 8;
-    float total = 0;
-    for (int first = 0; first < eighths; first += 64) {
-      if (first > 0) load(a, m, part, first);
-      float4 sum = {0, 0, 0, 0};
-#pragma unroll
-      for (int i = 0; i < 8; ++i)
-        sum = {sum.x + each[i].x, sum.y + each[i].y, sum.z + each[i].z, sum.w + each[i].w};
-      const float group = (sum.x + sum.y) + (sum.z + sum.w);
-#pragma unroll
-      for (int p = 0; p < 8; ++p) total += __shfl_sync(kAllLanes, group, (threadIdx.x & 24) + p);
-    }
-    return rsqrtf(total / static_cast<float>(a.k) + a.eps);
-  }
-};
-/// Of two neighbouring columns.
-__device__ float pair_square(float x, float y) { return fmaf(y, y, x * x); }
-
-__device__ float scaled(const LinearArgs& a, int n, float sum, float factor) {
-  float y = sum * factor;
-  if (a.w_scale) y *= a.w_scale[n];
-  if (a.bias) y += a.bias[n];
-  return y;
-}
-
-/// The epilogue of one sum. `before` is what Epilogue::add adds to.
-__device__ float finish(const LinearArgs& a, float y, float before) {
-  if (a.epilogue == Epilogue::gelu) return a.precision == DType::f32 ? gelu_exact(y) : gelu(y);
-  return a.epilogue == Epilogue::add ? __fadd_rn(y, before) : y;
-}
-
-/// Stores y where no other thread does; returns what is there afterwards.
-__device__ float before_of(const LinearArgs& a, int m, int n) {
-  return a.epilogue == Epilogue::add ? static_cast<const float*>(a.out)[m * a.out_stride + n] : 0;
-}
-__device__ float put(const LinearArgs& a, int m, int n, float y, float before) {
-  const std::int64_t at = m * a.out_stride + n;
-  y = finish(a, y, before);
-  if (a.out_dtype == DType::bf16)
-    static_cast<Bf16*>(a.out)[at] = __float2bfloat16_rn(y);
-  else
-    static_cast<float*>(a.out)[at] = y;
-  return y;
-}
-
-__device__ float put(const LinearArgs& a, int m, int n, float y) {
-  return put(a, m, n, y, before_of(a, m, n));
-}
 /// The same of four neighbours, on 16 bytes of float32 or 8 of bf16.
 __device__ float4 put_four(const LinearArgs& a, int m, int n, float4 sum, float factor) {
   const std::int64_t at = m * a.out_stride + n;
@@ -120,7 +53,6 @@ __global__ void __launch_bounds__(kSkinnyThreads) skinny_linear(const LinearArgs
   using Sum = typename Traits<T>::Sum;
   constexpr int kVector = Traits<T>::kVector;
   constexpr int kWarps = kSkinnyThreads / kWarp;
-  constexpr int kChain = 16;  // mma of one
   extern __shared__ uint4 rows[];
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const int g = lane / 4, t = lane % 4;
@@ -140,7 +72,7 @@ __global__ void __launch_bounds__(kSkinnyThreads) skinny_linear(const LinearArgs
   const int column = threadIdx.x % kColumns;
   const int n = n0 + column, m = m0 + threadIdx.x / kColumns;
   const bool valid = m < a.m && n < a.n;
-  RowSquares squares;
+  RowSquares<> squares;
   float before = 0, factor = 1;
   wait_for_previous();
   for (int row = warp; row < here; row += kWarps)
@@ -171,24 +103,14 @@ __global__ void __launch_bounds__(kSkinnyThreads) skinny_linear(const LinearArgs
       mma_32_bytes(d, g < here ? word(x_rows, g, j) : zero,
                    g + 8 < here ? word(x_rows, g + 8, j) : zero, word(w_rows, g, j));
     }
-    Sum* const to = parts + chain * kSkinnyRows * kColumns;
-    to[g * kColumns + 2 * t] = d[0];
-    to[g * kColumns + 2 * t + 1] = d[1];
-    to[(g + 8) * kColumns + 2 * t] = d[2];
-    to[(g + 8) * kColumns + 2 * t + 1] = d[3];
+    put_chain(parts + chain * kSkinnyTile, d);
   }
   __syncthreads();
-  Sum sum = parts[threadIdx.x];
-  for (int c = 1; c < chains; ++c) sum += parts[c * kSkinnyRows * kColumns + threadIdx.x];
+  const Sum sum = add_chains(parts, chains, static_cast<int>(threadIdx.x));
   if (a.squares) factor = squares.inverse_rms(a, min(m, a.m - 1), column);
   float y = 0;
   if (valid) y = put(a, m, n, scaled(a, n, static_cast<float>(sum), factor), before);
-  if (!a.narrow) return;
-  if (valid) a.narrow[static_cast<std::int64_t>(m) * a.n + n] = __float2bfloat16_rn(y);
-  const float next = __shfl_xor_sync(kAllLanes, y, 1);
-  if (valid && column % 2 == 0)
-    a.squares_out[(static_cast<std::int64_t>(m) * ((a.n + 7) / 8) + n / 8) * 4 + column / 2] =
-        pair_square(y, next);
+  if (a.narrow) leave_narrow(a, m, n, y, valid);
 }
 
 /// Many rows: tiles in shared memory, four stages of 128 bytes of k ahead.
@@ -285,7 +207,7 @@ __global__ void __launch_bounds__(kM / kWarpM * (kN / kWarpN) * kWarp)
     const int m = min(m0 + i / 8, a.m - 1);
     float factor = 1;
     if (a.squares) {
-      RowSquares squares;
+      RowSquares<> squares;
       squares.load(a, m, i % 8);
       factor = squares.inverse_rms(a, m, i % 8);
     }
@@ -448,8 +370,8 @@ void launch_mma(const LinearArgs& a, cudaStream_t stream) {
     const std::size_t chains = (row_bytes + 511) / 512;
     const std::size_t bytes = static_cast<std::size_t>(kColumns + std::min(a.m, kSkinnyRows)) *
                                   (row_bytes + kSkinnyPad * sizeof(uint4)) +
-                              chains * kSkinnyRows * kColumns * sizeof(float);
-    allow_shared(skinny_linear<T>, kMostShared);
+                              chains * kSkinnyTile * sizeof(float);
+    allow_shared(skinny_linear<T>, bytes);
     launch(skinny_linear<T>, dim3(blocks_of(a.n, kColumns), blocks_of(a.m, kSkinnyRows)),
            kSkinnyThreads, bytes, stream, a);
     return;

@@ -15,6 +15,22 @@ constexpr int kMostLatents = 16;  // rows of an mma
 /// Floats between rows of a warp's sums: those of four rows start in different banks.
 constexpr int part_stride(int head_dim) { return head_dim + 8; }
 
+constexpr int kMostKeyWarps = 7;
+/// How a head's keys are shared by warps on sm_90. What is summed in which order depends on the
+/// window alone: block i goes to warp i mod `warps`.
+struct KeyRounds {
+  int blocks = 0;  // of an item, of 32 keys
+  int warps = 0;   // each takes a block a round
+  int rounds = 0;
+
+  KeyRounds() = default;
+  KeyRounds(int window_steps, int latents)
+      : blocks((window_steps * latents + kBlock - 1) / kBlock) {
+    rounds = (blocks + kMostKeyWarps - 1) / kMostKeyWarps;
+    warps = (blocks + rounds - 1) / rounds;
+  }
+};
+
 #ifdef __CUDACC__
 
 /// Where page `page` of the pool keeps a head of the layer: K and V of all its keys.

@@ -8,18 +8,15 @@
 namespace cortex::cuda {
 namespace {
 
-constexpr int kMostWarps = 7;  // that work; one more copies. Two a scheduler have all registers
+constexpr int kMostWarps = kMostKeyWarps;  // one more copies. Two a scheduler have all registers
 constexpr int kMostThreads = (kMostWarps + 1) * kWarp;
 constexpr int kMostStages = 4;
 // Streams whose pages would sweep everything else out of the L2.
 constexpr std::int64_t kSweep = 8 << 20;
 
-/// How the work is cut. What is summed in which order depends on the window alone.
-struct Plan {
+/// How the work is cut.
+struct Plan : KeyRounds {
   int items = 0;   // streams x heads, heads of a stream side by side: so do they lie in memory
-  int blocks = 0;  // of an item, of 32 keys
-  int warps = 0;   // that work: each takes a block a round
-  int rounds = 0;
   int stages = 0;  // of the ring, each a block a warp
   bool sweeps = false;
 };
@@ -213,11 +210,8 @@ void launch_stream(const PagedAttentionArgs& a, cudaStream_t stream) {
   cudaFuncAttributes attributes = {};
   check(cudaFuncGetAttributes(&attributes, kernel), "cudaFuncGetAttributes");
 
-  Plan plan;
+  Plan plan{KeyRounds(a.cache.window_steps, a.latents)};
   plan.items = a.steps * a.heads;
-  plan.blocks = (a.cache.window_steps * a.latents + kBlock - 1) / kBlock;
-  plan.rounds = (plan.blocks + kMostWarps - 1) / kMostWarps;
-  plan.warps = (plan.blocks + plan.rounds - 1) / plan.rounds;
   const std::size_t stage =
       sizeof(Bf16) * static_cast<std::size_t>(plan.warps) * BlockLayout<kHeadDim>::kElements;
   const std::size_t parts = sizeof(float) * 2 * static_cast<std::size_t>(plan.warps * a.latents) *
