@@ -95,11 +95,12 @@ def kernels(args):
 
 
 def windows(args):
-    cases = [c for c in WINDOWS if not args.quick or c[0] == "cortex-s"]
+    presets = ["cortex-s"] if args.quick else args.presets.split(",")
+    cases = [c for c in WINDOWS if c[0] in presets]
     ours = decode(args.build / "apps/cortex", cases, args.seconds)
     flags = ["--presets", ",".join(dict.fromkeys(c[0] for c in cases))]
-    if args.quick:
-        flags += ["--modes", "graph"]
+    if args.quick or args.modes:
+        flags += ["--modes", args.modes or "graph"]
     theirs, device = peers("peers_windows.py", *flags, "--budget", args.budget)
     print("\nwindows of 512 events, us from events in host memory to outputs there")
     for row in ours:
@@ -135,6 +136,8 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, default=results.ROOT / "benchmarks/results")
     parser.add_argument("--seconds", type=float, default=0.5, help="of one case of ours")
     parser.add_argument("--budget", type=float, default=150, help="seconds of PyTorch's windows")
+    parser.add_argument("--presets", default="cortex-xs,cortex-s,cortex-m", help="of windows")
+    parser.add_argument("--modes", help="PyTorch's, for windows; all")
     parser.add_argument("--quick", action="store_true", help="cortex-s, stream-s, one peer mode")
     args = parser.parse_args()
     for part in args.parts.split(","):
