@@ -71,11 +71,14 @@ class Collector {
       }
       const std::string answer =
           "HTTP/1.1 " + std::to_string(status_) + " x\r\nContent-Length: 2\r\n\r\n{}";
+      {
+        // Before the answer, with which the server is done.
+        const std::lock_guard lock(mutex_);
+        head_ = all.substr(0, end);
+        bodies_.push_back(all.substr(end));
+      }
       [[maybe_unused]] const auto sent = ::send(client, answer.data(), answer.size(), MSG_NOSIGNAL);
       ::close(client);
-      const std::lock_guard lock(mutex_);
-      head_ = all.substr(0, end);
-      bodies_.push_back(all.substr(end));
     }
   }
 

@@ -282,7 +282,7 @@ TEST(Trainer, BadInputIsNamed) {
 
   std::vector<Recording> silent = session();
   silent.front().behavior.clear();
-  expect_refused(good, silent, "hand_vel");
+  expect_refused(good, silent, "no behaviour");
   std::vector<Recording> unlabelled = session();
   for (Trial& trial : unlabelled.front().trials) trial.split = "test";
   expect_refused(good, unlabelled, "train");
