@@ -1,7 +1,6 @@
 #include "jitter.h"
 
 #include <fmt/format.h>
-#include <semaphore.h>
 #include <sys/resource.h>
 
 #include <algorithm>
@@ -11,6 +10,7 @@
 
 #include "core/clock.h"
 #include "core/json_writer.h"
+#include "core/semaphore.h"
 #include "model_source.h"
 #include "realtime_report.h"
 
@@ -36,13 +36,9 @@ TimeNs spin(std::int64_t reads) {
 class JitterSink final : public StepSink {
  public:
   JitterSink(std::int64_t steps, std::int64_t reads) : reads_(reads) {
-    ::sem_init(&answered_, 0, 0);
     // Written, so that no page of theirs faults on the compute thread.
     for (auto* v : {&step_ns, &idle_ns, &answer_ns}) v->assign(static_cast<std::size_t>(steps), 1);
   }
-  ~JitterSink() override { ::sem_destroy(&answered_); }
-  JitterSink(const JitterSink&) = delete;
-  JitterSink& operator=(const JitterSink&) = delete;
 
   void on_step(const StepAnswer& a) noexcept override {
     if (at_ == 0) ::getrusage(RUSAGE_THREAD, &before);
@@ -50,12 +46,9 @@ class JitterSink final : public StepSink {
     answer_ns[at_] = a.finished_ns - a.submitted_ns;
     idle_ns[at_] = spin(reads_);
     if (++at_ == step_ns.size()) ::getrusage(RUSAGE_THREAD, &after);
-    ::sem_post(&answered_);
+    answered_.post();
   }
-  void wait() {
-    while (::sem_wait(&answered_) != 0 && errno == EINTR) {
-    }
-  }
+  void wait() { answered_.wait(); }
 
   std::vector<std::int64_t> step_ns;
   std::vector<std::int64_t> idle_ns;
@@ -66,7 +59,7 @@ class JitterSink final : public StepSink {
  private:
   std::int64_t reads_;
   std::size_t at_ = 0;
-  sem_t answered_;
+  Semaphore answered_;
 };
 
 void sleep_until(TimeNs when) {

@@ -50,13 +50,13 @@ class Session {
     if (closed_) throw PythonError({cortex::ErrorCode::not_found, "the session is closed", {}});
     if (rows.size() > 0 && (rows.ndim() != 2 || rows.shape(1) != 3))
       throw py::value_error("events are not an array of [count, 3]: unit, value, bin");
-    events_.clear();
+    std::vector<cortex::Event> events;  // its own: another thread may be in here while this waits
     const py::ssize_t count = rows.size() / 3;
     for (py::ssize_t i = 0; i < count; ++i)
-      events_.push_back(
+      events.push_back(
           {to_int32(rows.at(i, 0), i, "unit"), to_int32(rows.at(i, 1), i, "value"), rows.at(i, 2)});
     const cortex::StepRequest request{
-        .session = id_, .sequence = next_, .events = events_, .best_effort = true};
+        .session = id_, .sequence = next_, .events = events, .best_effort = true};
     const cortex::OwnedAnswer answer = [&] {
       const py::gil_scoped_release unlocked;
       return take(engine_->step(request));
@@ -76,7 +76,6 @@ class Session {
   cortex::SessionId id_ = 0;
   std::int64_t next_ = 0;
   bool closed_ = false;
-  std::vector<cortex::Event> events_;
 };
 
 }  // namespace

@@ -1,15 +1,15 @@
 #include <cortex/cortex.h>
 #include <cortex/engine.h>
 #include <fmt/format.h>
-#include <semaphore.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 #include <exception>
 #include <memory>
 #include <new>
 #include <string>
+
+#include "core/semaphore.h"
 
 static_assert(sizeof(cortex_event) == sizeof(cortex::Event) &&
               offsetof(cortex_event, value) == offsetof(cortex::Event, value) &&
@@ -22,25 +22,20 @@ struct cortex_engine {
 /// A session, and where its one step in flight is answered.
 struct cortex_session final : cortex::StepSink {
   cortex_session(cortex_engine& owner, cortex::SessionInfo info)
-      : engine(*owner.engine), id(info.id), next(info.next_step) {
-    ::sem_init(&settled, 0, 0);
-  }
-  ~cortex_session() override { ::sem_destroy(&settled); }
-  cortex_session(const cortex_session&) = delete;
-  cortex_session& operator=(const cortex_session&) = delete;
+      : engine(*owner.engine), id(info.id), next(info.next_step) {}
 
   void on_step(const cortex::StepAnswer& answer) noexcept override {
     std::copy(answer.behavior.begin(), answer.behavior.end(), out);
     failure = answer.error;
     if (answer.error) error = *answer.error;
-    ::sem_post(&settled);
+    settled.post();
   }
 
   cortex::Engine& engine;
   cortex::SessionId id;
   std::int64_t next;  // step
   std::int64_t gap = 0;
-  sem_t settled{};
+  cortex::Semaphore settled;
   float* out = nullptr;
   bool failure = false;
   cortex::Error error;
@@ -213,8 +208,7 @@ cortex_status cortex_step(cortex_session* session, const cortex_event* events, s
         .events = {reinterpret_cast<const cortex::Event*>(events), count},
         .best_effort = true};
     if (auto taken = session->engine.submit(request, *session); !taken) return fail(taken.error());
-    while (::sem_wait(&session->settled) != 0 && errno == EINTR) {
-    }
+    session->settled.wait();
     ++session->next;
     session->gap = 0;
     return session->failure ? fail(session->error) : CORTEX_OK;

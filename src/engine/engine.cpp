@@ -1,9 +1,8 @@
 #include <cortex/engine.h>
 
-#include <semaphore.h>
-
-#include <cerrno>
 #include <optional>
+
+#include "core/semaphore.h"
 
 namespace cortex {
 namespace {
@@ -12,13 +11,7 @@ namespace {
 /// an error's text) nor waits in it.
 class Waiter final : public StepSink, public WindowSink {
  public:
-  explicit Waiter(std::size_t outputs) {
-    ::sem_init(&settled_, 0, 0);
-    answer_.behavior.reserve(outputs);
-  }
-  ~Waiter() override { ::sem_destroy(&settled_); }
-  Waiter(const Waiter&) = delete;
-  Waiter& operator=(const Waiter&) = delete;
+  explicit Waiter(std::size_t outputs) { answer_.behavior.reserve(outputs); }
 
   void on_step(const StepAnswer& a) noexcept override {
     answer_.status = a.status;
@@ -26,8 +19,7 @@ class Waiter final : public StepSink, public WindowSink {
   }
   void on_window(const WindowAnswer& a) noexcept override { settle(a); }
   Result<OwnedAnswer> wait() {
-    while (::sem_wait(&settled_) != 0 && errno == EINTR) {
-    }
+    settled_.wait();
     if (error_) return *std::move(error_);
     return std::move(answer_);
   }
@@ -41,9 +33,9 @@ class Waiter final : public StepSink, public WindowSink {
     answer_.started_ns = a.started_ns;
     answer_.finished_ns = a.finished_ns;
     answer_.batch = a.batch;
-    ::sem_post(&settled_);
+    settled_.post();
   }
-  sem_t settled_;
+  Semaphore settled_;
   OwnedAnswer answer_;
   std::optional<Error> error_;
 };

@@ -17,9 +17,9 @@
 namespace cortex {
 
 struct RequestRecord {
-  TraceContext context;    ///< `span` is the request's own
-  SpanId parent{};         ///< zeros: none
-  std::string_view route;  ///< of static storage
+  TraceContext context = {};  ///< `span` is the request's own
+  SpanId parent{};            ///< zeros: none
+  std::string_view route;     ///< of static storage
   std::string model = {};
   std::string request_id = {};
   std::string tenant = {};

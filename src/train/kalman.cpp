@@ -191,7 +191,7 @@ Result<KalmanReport> kalman(const KalmanOptions& options,
       return Error{ErrorCode::invalid_argument,
                    fmt::format("--leads holds {}, allowed are 0 to 50", lead), "leads"};
   if (options.leads.empty()) return Error{ErrorCode::invalid_argument, "--leads is empty", "leads"};
-  try {
+  return guarded([&]() -> Result<KalmanReport> {
     prepare_process(options.threads);
     const torch::NoGradGuard no_grad;
     const DataOptions& data = options.data;
@@ -226,11 +226,7 @@ Result<KalmanReport> kalman(const KalmanOptions& options,
       if (const auto ok = save_model(options.out, model.config, model.tensors); !ok)
         return ok.error();
     return report;
-  } catch (const Exception& e) {
-    return e.error;
-  } catch (const c10::Error& e) {
-    return Error{ErrorCode::internal, std::string("LibTorch: ") + e.what_without_backtrace(), ""};
-  }
+  });
 }
 
 }  // namespace cortex::train

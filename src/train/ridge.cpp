@@ -106,7 +106,7 @@ Result<RidgeReport> ridge(const RidgeOptions& options, const std::vector<Recordi
   if (options.lags < 1 || options.lags > 1000)
     return Error{ErrorCode::invalid_argument,
                  fmt::format("--lags is {}, allowed are 1 to 1000", options.lags), "lags"};
-  try {
+  return guarded([&]() -> Result<RidgeReport> {
     prepare_process(options.threads);
     const torch::NoGradGuard no_grad;
     auto fit = cut_timeline(training, options.data, options.data.train_split, OtherTrials::blank);
@@ -148,11 +148,7 @@ Result<RidgeReport> ridge(const RidgeOptions& options, const std::vector<Recordi
     if (!options.out.empty())
       if (const auto ok = export_ridge(options, *fit, report); !ok) return ok.error();
     return report;
-  } catch (const Exception& e) {
-    return e.error;
-  } catch (const c10::Error& e) {
-    return Error{ErrorCode::internal, std::string("LibTorch: ") + e.what_without_backtrace(), ""};
-  }
+  });
 }
 
 }  // namespace cortex::train

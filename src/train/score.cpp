@@ -17,17 +17,6 @@ namespace {
 /// What stands for a fold's number in the name of a model.
 constexpr std::string_view kFold = "{fold}";
 
-template <class F>
-auto guarded(F body) -> decltype(body()) {
-  try {
-    return body();
-  } catch (const Exception& e) {
-    return e.error;
-  } catch (const c10::Error& e) {
-    return Error{ErrorCode::internal, std::string("LibTorch: ") + e.what_without_backtrace(), ""};
-  }
-}
-
 Result<void> check_evaluate_options(const EvaluateOptions& o) {
   if (o.resamples < 0 || o.resamples > 1'000'000)
     return Error{ErrorCode::invalid_argument,

@@ -389,7 +389,7 @@ Result<TrainReport> train(const TrainOptions& options) {
 }
 
 Result<TrainReport> train(const TrainOptions& options, const std::vector<Recording>& all) {
-  try {
+  return guarded([&]() -> Result<TrainReport> {
     if (const auto ok = check_options(options); !ok) return ok.error();
     auto kept = options.train_trials > 0
                     ? keep_trials(all, options.data.train_split, options.train_trials, options.seed)
@@ -442,11 +442,7 @@ Result<TrainReport> train(const TrainOptions& options, const std::vector<Recordi
     Run run(resolved, *std::move(begin), *training, validation ? &*validation : nullptr,
             *std::move(sampler), std::move(learner), group.get());
     return run.go();
-  } catch (const Exception& e) {
-    return e.error;
-  } catch (const c10::Error& e) {
-    return Error{ErrorCode::internal, std::string("LibTorch: ") + e.what_without_backtrace(), ""};
-  }
+  });
 }
 
 }  // namespace cortex::train

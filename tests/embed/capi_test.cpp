@@ -1,8 +1,24 @@
 #include <cortex/cortex.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <cstdlib>
+#include <new>
 #include <string>
 #include <vector>
+
+namespace {
+std::atomic<int> allocations{0};
+}  // namespace
+
+// What libcortex allocates on any thread is counted as well: it has no operators of its own.
+[[gnu::noinline]] void* operator new(std::size_t bytes) {
+  ++allocations;
+  if (void* at = std::malloc(bytes != 0 ? bytes : 1)) return at;
+  throw std::bad_alloc();
+}
+[[gnu::noinline]] void operator delete(void* at) noexcept { std::free(at); }
+[[gnu::noinline]] void operator delete(void* at, std::size_t) noexcept { std::free(at); }
 
 namespace {
 
@@ -89,6 +105,25 @@ TEST_F(CApi, BadInputNamesTheValueAndTakesNothing) {
   EXPECT_EQ(cortex_open(engine_, unknown, 1, &other), CORTEX_INVALID_ARGUMENT);
   EXPECT_EQ(other, nullptr);
   EXPECT_NE(std::string(cortex_error()).find("no such unit"), std::string::npos);
+}
+
+TEST_F(CApi, AStepAllocatesNothing) {
+  std::vector<std::vector<cortex_event>> steps;
+  for (std::int64_t s = 0; s < 200; ++s) steps.push_back(events_of(s));
+  std::vector<float> y(cortex_output_count(engine_));
+  const auto run = [&](std::size_t from, std::size_t to) {
+    for (std::size_t s = from; s < to; ++s)
+      ASSERT_EQ(cortex_step(session_, steps[s].data(), steps[s].size(), y.data(), y.size()),
+                CORTEX_OK);
+  };
+  run(0, 100);
+  const int before = allocations;
+  run(100, 200);
+  EXPECT_EQ(allocations - before, 0);
+  cortex_session* other = nullptr;
+  ASSERT_EQ(cortex_open(engine_, nullptr, 0, &other), CORTEX_OK);
+  EXPECT_GT(allocations - before, 0) << "the library's allocations are not counted";
+  cortex_close(other);
 }
 
 TEST(CApiLoad, WhatIsNoModelIsAnErrorThatNamesIt) {

@@ -166,7 +166,7 @@ TEST_P(LinearEngine, AGapIsThatManyEmptySteps) {
 
 INSTANTIATE_TEST_SUITE_P(Kinds, LinearEngine,
                          ::testing::Values(ModelKind::ridge, ModelKind::kalman),
-                         [](const auto& info) { return std::string(to_string(info.param)); });
+                         [](const auto& kind) { return std::string(to_string(kind.param)); });
 
 TEST(LinearModel, ConfigurationsSurviveTheirFile) {
   for (const ModelKind kind : {ModelKind::ridge, ModelKind::kalman}) {

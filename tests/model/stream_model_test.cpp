@@ -9,7 +9,7 @@
 #include "cache/page_pool.h"
 #include "cache/stream_state.h"
 #include "kernels/cpu/cpu_ops.h"
-#include "quant/quantize_linear.h"
+#include "support/narrow_model.h"
 #include "support/stream_oracle.h"
 
 namespace cortex::testing {
@@ -35,24 +35,6 @@ Steps random_steps(std::mt19937_64& random) {
     steps.push_back(std::move(events));
   }
   return steps;
-}
-
-ModelFile in_precision(ModelFile file, DType precision) {
-  if (precision == DType::f32) return file;
-  std::map<std::string, Tensor> scales;
-  for (const TensorSpec& spec : tensor_specs(file.config)) {
-    if (!spec.linear) continue;
-    Tensor& weight = file.tensors.at(spec.name);
-    if (precision == DType::bf16) {
-      weight = to_bfloat16(weight);
-      continue;
-    }
-    QuantizedLinear q = quantize_rows(weight, Clipping::absmax);
-    weight = std::move(q.weight);
-    scales.emplace(spec.name + ".scale", std::move(q.scale));
-  }
-  for (auto& [name, scale] : scales) file.tensors.emplace(name, std::move(scale));
-  return file;
 }
 
 /// Runs streams over one pool; which of them share a forward is the caller's to say.
@@ -132,7 +114,7 @@ TEST_P(StreamModelOn, Float32EqualsTheOracleAndNarrowPrecisionsComeNear) {
     for (const double v : y) scale = std::max(scale, std::abs(v));
   for (const auto& [precision, tolerance] :
        {std::pair{DType::f32, 1e-5}, std::pair{DType::bf16, 0.05}, std::pair{DType::i8, 0.1}}) {
-    Runner runner(in_precision(lively_stream_model(tiny_stream_config(), 5), precision),
+    Runner runner(testing::in_precision(lively_stream_model(tiny_stream_config(), 5), precision),
                   {.threads = 2, .isa = GetParam()});
     for (std::size_t s = 0; s < static_cast<std::size_t>(kSteps); ++s) {
       const auto got = runner.step({0}, streams_).front();
@@ -145,7 +127,8 @@ TEST_P(StreamModelOn, Float32EqualsTheOracleAndNarrowPrecisionsComeNear) {
 
 TEST_P(StreamModelOn, AStreamHasTheSameBitsAloneInAnyBatchAndOnAnyNumberOfThreads) {
   for (const DType precision : {DType::f32, DType::bf16, DType::i8}) {
-    const ModelFile file = in_precision(lively_stream_model(tiny_stream_config(), 5), precision);
+    const ModelFile file =
+        testing::in_precision(lively_stream_model(tiny_stream_config(), 5), precision);
     Runner alone(file, {.threads = 1, .isa = GetParam()});
     std::vector<std::vector<std::vector<float>>> expected(kStreams);
     for (int i = 0; i < kStreams; ++i)

@@ -94,8 +94,8 @@ class Collector {
 struct Span {
   std::string trace, id, parent, name;
   std::int64_t start = 0, end = 0;
-  std::vector<std::string> links;  // span ids
-  std::map<std::string, std::string> attributes;
+  std::vector<std::string> links = {};  // span ids
+  std::map<std::string, std::string> attributes = {};
 };
 
 std::vector<Span> spans_of(const std::vector<std::string>& bodies) {

@@ -21,6 +21,20 @@
 ///     EXPECT_EQ(ran.code, 0) << ran.err;
 namespace cortex::testing {
 
+/// Starts a program with more in its environment, NAME=VALUE each, and nothing on standard output.
+inline pid_t start_program(std::vector<std::string> command,
+                           const std::vector<std::string>& variables = {}) {
+  std::vector<char*> argv;
+  for (std::string& word : command) argv.push_back(word.data());
+  argv.push_back(nullptr);
+  const pid_t child = ::fork();
+  if (child != 0) return child;
+  ::dup2(::open("/dev/null", O_WRONLY), STDOUT_FILENO);
+  for (const std::string& v : variables) ::putenv(const_cast<char*>(v.c_str()));
+  ::execv(argv[0], argv.data());
+  ::_exit(127);
+}
+
 struct Ran {
   int code = 0;  ///< exit status; 128 + the signal's number if one ended it
   std::string out;

@@ -1,9 +1,7 @@
-#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
@@ -11,22 +9,11 @@
 
 #include "data/nwb.h"
 #include "support/paths.h"
+#include "support/process.h"
 #include "train/synthetic.h"
 
 namespace cortex::train {
 namespace {
-
-pid_t start(const std::vector<std::string>& arguments) {
-  std::vector<char*> argv;
-  for (const std::string& a : arguments) argv.push_back(const_cast<char*>(a.c_str()));
-  argv.push_back(nullptr);
-  const pid_t child = ::fork();
-  if (child != 0) return child;
-  const int null = ::open("/dev/null", O_WRONLY);
-  ::dup2(null, 1);
-  ::execv(argv[0], argv.data());
-  ::_exit(127);
-}
 
 ino_t inode(const std::string& path) {
   struct stat info {};
@@ -76,13 +63,13 @@ TEST(Resume, ARunKilledAgainAndAgainEndsWithTheSameBits) {
                                     "--checkpoint-every",
                                     "5"};
   };
-  ASSERT_EQ(wait_for(start(command("whole"))), 0);
+  ASSERT_EQ(wait_for(cortex::testing::start_program(command("whole"))), 0);
 
   const std::string checkpoint = dir.file("killed.run/checkpoint.safetensors");
   int killed = 0;
   for (int attempt = 0; attempt < 4; ++attempt) {
     const ino_t before = inode(checkpoint);
-    const pid_t child = start(command("killed"));
+    const pid_t child = cortex::testing::start_program(command("killed"));
     // Dies once it has written at least one checkpoint of its own, wherever it then is.
     siginfo_t ended{};
     while (inode(checkpoint) == before && ended.si_pid == 0) {
@@ -94,7 +81,7 @@ TEST(Resume, ARunKilledAgainAndAgainEndsWithTheSameBits) {
     killed += WIFSIGNALED(wait_for(child));
   }
   EXPECT_GT(killed, 0);
-  ASSERT_EQ(wait_for(start(command("killed"))), 0);
+  ASSERT_EQ(wait_for(cortex::testing::start_program(command("killed"))), 0);
   EXPECT_EQ(testing::bytes_of(dir.file("whole")), testing::bytes_of(dir.file("killed")));
   EXPECT_FALSE(testing::bytes_of(dir.file("killed")).empty());
   // Every scored iteration once, in order, whatever the interruptions.
@@ -111,7 +98,7 @@ TEST(CommandLine, ExitCodesTellUsageFromFailure) {
   const auto code = [](const std::vector<std::string>& more) {
     std::vector<std::string> all = {CORTEX_TRAIN_EXE};
     all.insert(all.end(), more.begin(), more.end());
-    return WEXITSTATUS(wait_for(start(all)));
+    return WEXITSTATUS(wait_for(cortex::testing::start_program(all)));
   };
   EXPECT_EQ(code({"train", "--help"}), 0);
   EXPECT_EQ(code({"train", "--nwb", "x.nwb"}), 2);

@@ -1,6 +1,5 @@
 // Training on several ranks: processes that meet on the loopback.
 #include <arpa/inet.h>
-#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/socket.h>
@@ -17,6 +16,7 @@
 #include "data/nwb.h"
 #include "model/weights.h"
 #include "support/paths.h"
+#include "support/process.h"
 #include "tensor/safetensors.h"
 #include "train/synthetic.h"
 
@@ -36,21 +36,6 @@ int free_port() {
   EXPECT_EQ(::getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size), 0);
   ::close(fd);
   return ntohs(address.sin_port);
-}
-
-/// `variables`: NAME=VALUE each.
-pid_t start(const std::vector<std::string>& arguments, const std::vector<std::string>& variables) {
-  std::vector<char*> argv;
-  for (const std::string& a : arguments) argv.push_back(const_cast<char*>(a.c_str()));
-  argv.push_back(nullptr);
-  const pid_t child = ::fork();
-  if (child != 0) return child;
-  const int null = ::open("/dev/null", O_WRONLY);
-  ::dup2(null, 1);
-  ::dup2(null, 2);
-  for (const std::string& v : variables) ::putenv(const_cast<char*>(v.c_str()));
-  ::execv(argv[0], argv.data());
-  ::_exit(127);
 }
 
 int exit_code(pid_t child) {
@@ -88,13 +73,13 @@ class Sharded : public ::testing::Test {
     flag("--device", "cpu");
     command.push_back("--quiet");
     command.insert(command.end(), more.begin(), more.end());
-    if (ranks == 1) return {start(command, {})};
+    if (ranks == 1) return {cortex::testing::start_program(command, {})};
     const std::string port = "MASTER_PORT=" + std::to_string(free_port());
     const std::string size = "WORLD_SIZE=" + std::to_string(ranks);
     std::vector<pid_t> out;
     for (int rank = 0; rank < ranks; ++rank)
-      out.push_back(
-          start(command, {"RANK=" + std::to_string(rank), size, "MASTER_ADDR=127.0.0.1", port}));
+      out.push_back(cortex::testing::start_program(
+          command, {"RANK=" + std::to_string(rank), size, "MASTER_ADDR=127.0.0.1", port}));
     return out;
   }
 
@@ -202,11 +187,11 @@ TEST_F(Sharded, ARankThatDiesEndsTheJobWhichThenGoesOn) {
 TEST_F(Sharded, AnIncompleteEnvironmentIsAnError) {
   const std::vector<std::string> command = {CORTEX_TRAIN_EXE, "train",           "--nwb",    nwb_,
                                             "--out",          dir_.file("none"), "--device", "cpu"};
-  EXPECT_EQ(exit_code(start(command, {"WORLD_SIZE=2"})), 2);
-  EXPECT_EQ(exit_code(start(
+  EXPECT_EQ(exit_code(cortex::testing::start_program(command, {"WORLD_SIZE=2"})), 2);
+  EXPECT_EQ(exit_code(cortex::testing::start_program(
                 command, {"WORLD_SIZE=2", "RANK=2", "MASTER_ADDR=127.0.0.1", "MASTER_PORT=29555"})),
             2);
-  EXPECT_EQ(exit_code(start(command, {"WORLD_SIZE=two"})), 2);
+  EXPECT_EQ(exit_code(cortex::testing::start_program(command, {"WORLD_SIZE=two"})), 2);
 }
 
 }  // namespace
