@@ -117,14 +117,14 @@ fuzz-smoke:
 	@$(BUILD) build/fuzz -j $(JOBS)
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz.sh build/fuzz
 
-check-all:  ## Format, lint, sanitizers, fuzzers (FUZZ_SECONDS=30), CUDA for every architecture
+check-all:  ## Format, sanitizers, fuzzers (FUZZ_SECONDS=30), CUDA for every architecture, lint
 	@scripts/install.sh check
 	@$(MAKE) --no-print-directory format-check
-	@$(MAKE) --no-print-directory lint LINT=all
 	@$(MAKE) --no-print-directory asan
 	@$(MAKE) --no-print-directory tsan
 	@$(MAKE) --no-print-directory fuzz-smoke
 	@$(MAKE) --no-print-directory cuda-build
+	@$(MAKE) --no-print-directory lint LINT=all
 	@echo "check-all: clean"
 
 clean:  ## Remove build/

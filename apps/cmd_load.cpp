@@ -81,6 +81,11 @@ void load(LoadFlags flags) {
   choose_arrivals(flags, options);
   if (!options.verify.empty() && options.echo)
     throw wrong("--verify", "an echo cannot be verified; run without --echo");
+  if (options.generators > 1 && (options.windows || options.echo))
+    throw wrong("--generators", "is of sessions, and without --echo");
+  if (options.generators > options.sessions)
+    throw wrong("--generators",
+                fmt::format("{} for {} sessions", options.generators, options.sessions));
   if (!flags.api_key_file.empty())
     options.api_key = read_api_key(flags.api_key_file).value_or_throw();
   const LoadReport report = run_load(options);
@@ -113,6 +118,9 @@ void add_load(CLI::App& app) {
       ->capture_default_str();
   command->add_option("--sessions", o.sessions, "Streams at once")
       ->check(CLI::Range(1, 100'000))
+      ->capture_default_str();
+  command->add_option("--generators", o.generators, "Threads that share the sessions")
+      ->check(CLI::Range(1, 1024))
       ->capture_default_str();
   command->add_flag("--windows", o.windows, "Stateless windows instead of streams");
   command->add_option("--connections", o.connections, "Of windows, one in flight on each")
@@ -163,8 +171,7 @@ void add_load(CLI::App& app) {
   command->footer(
       "A latency counts from when a request was due, not from when it could be sent: a server "
       "that\n"
-      "holds the generator up does not hide it. One thread sends and reads. Exit code 1: a wrong\n"
-      "answer, or none at all.\n"
+      "holds the generator up does not hide it. Exit code 1: a wrong answer, or none at all.\n"
       "Example:\n"
       "  cortex load --url http://127.0.0.1:8080 --sessions 64 --seconds 60 --verify "
       "m.safetensors\n"

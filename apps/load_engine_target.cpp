@@ -30,8 +30,8 @@ class EngineTarget final : public LoadTarget {
               .outputs = static_cast<int>(m.outputs.size())};
   }
 
-  Opened open(LoadPoller& poller, LoadEvents&) override {
-    return open_on(*engine_, poller, options_.windows ? options_.connections : options_.sessions);
+  Opened open(LoadPoller& poller, LoadEvents&, int ports) override {
+    return open_on(*engine_, poller, ports);
   }
 
   Opened open_echo(LoadPoller& poller, LoadEvents&, int ports) override {
@@ -41,7 +41,7 @@ class EngineTarget final : public LoadTarget {
 
  private:
   Opened open_on(Engine& engine, LoadPoller& poller, int ports) {
-    if (!mail_) mail_ = std::make_unique<EngineMail>(poller);
+    EngineMail& mail = mail_of(poller);
     Opened opened;
     for (int i = 0; i < ports; ++i) {
       SessionId session = 0;
@@ -58,15 +58,22 @@ class EngineTarget final : public LoadTarget {
         }
         session = info->id;
       }
-      opened.ports.push_back(
-          std::make_unique<EnginePort>(engine, *mail_, session, slots_, options_));
+      opened.ports.push_back(std::make_unique<EnginePort>(engine, mail, session, slots_, options_));
     }
     return opened;
   }
 
+  EngineMail& mail_of(LoadPoller& poller) {
+    for (const auto& [to, mail] : mails_)
+      if (to == &poller) return *mail;
+    mails_.emplace_back(&poller, std::make_unique<EngineMail>(poller));
+    return *mails_.back().second;
+  }
+
   LoadOptions options_;
   int slots_ = 1;
-  std::unique_ptr<EngineMail> mail_;  // outlives the engines, whose answers go there
+  // Outlive the engines, whose answers go there.
+  std::vector<std::pair<const LoadPoller*, std::unique_ptr<EngineMail>>> mails_;
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<EchoEngine> echo_;
 };

@@ -17,6 +17,11 @@ class LoadHistogram {
     ++count_;
     max_ = std::max(max_, ns);
   }
+  void add(const LoadHistogram& other) {
+    for (std::size_t b = 0; b < buckets_.size(); ++b) buckets_[b] += other.buckets_[b];
+    count_ += other.count_;
+    max_ = std::max(max_, other.max_);
+  }
   std::int64_t count() const { return count_; }
   std::int64_t max_ns() const { return max_; }
 

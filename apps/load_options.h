@@ -23,6 +23,7 @@ struct LoadOptions {
   std::string tls_ca_file;
   bool windows = false;  ///< stateless windows instead of sessions
   int sessions = 1;
+  int generators = 1;   ///< threads that share the sessions
   int connections = 8;  ///< of windows
   Wire wire = Wire::binary;
   Arrivals arrivals = Arrivals::clock;

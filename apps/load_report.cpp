@@ -117,6 +117,7 @@ std::string load_json(const LoadReport& r) {
   w.key("seconds").value(r.seconds).key("events").value(r.options.events);
   w.key("deadline_ms").value(r.options.deadline_ms);
   w.key(r.options.windows ? "connections" : "sessions").value(r.ports);
+  w.key("generators").value(r.options.generators);
   w.key("refused").begin_object();
   for (const auto& [code, count] : r.refused) w.key(code).value(count);
   w.end_object();

@@ -7,6 +7,10 @@
 #include <charconv>
 #include <cmath>
 #include <fstream>
+#include <memory>
+#include <optional>
+#include <thread>
+#include <vector>
 
 #include "load_sessions.h"
 #include "load_target.h"
@@ -87,30 +91,76 @@ void settle(LoadPoller& poller) {
   while (now() < until) poller.wait(until);
 }
 
-void run_sessions(LoadTarget& target, LoadEvents& events, LoadReport& report) {
-  const LoadOptions& options = report.options;
+/// A thread of sessions: what it sends and what it was answered.
+struct Generator {
+  explicit Generator(const LoadEvents& of_all) : events(of_all) {}
   LoadPoller poller;
-  auto opened = target.open(poller, events);
-  report.ports = static_cast<int>(opened.ports.size());
-  report.refused = opened.refused;
-  report.refused_because = opened.refused_because;
+  LoadEvents events;
+  LoadTarget::Opened opened = {};
+  std::optional<SessionLoad> load = {};
+  LoadTally tally = {};
+};
+
+/// Each of `generators` with its sessions on a thread of its own, for the whole time.
+void run_side_by_side(std::vector<std::unique_ptr<Generator>>& generators, LoadReport& report) {
+  const LoadOptions& options = report.options;
+  const TimeNs counts_from = now() + nanoseconds(options.warmup_s);
+  std::vector<std::jthread> threads;
+  for (const auto& g : generators) {
+    g->tally.deadline_ns = report.tally.deadline_ns;
+    threads.emplace_back([&options, counts_from, generator = g.get()] {
+      generator->load->run(options.warmup_s + options.seconds, counts_from, generator->tally);
+    });
+  }
+  threads.clear();
+  for (const auto& g : generators) report.tally.add(g->tally);
+}
+
+void run_sessions(LoadTarget& target, const LoadEvents& events, LoadReport& report) {
+  const LoadOptions& options = report.options;
+  std::vector<std::unique_ptr<Generator>> generators;
+  for (int i = 0; i < options.generators; ++i) {
+    auto& g = *generators.emplace_back(std::make_unique<Generator>(events));
+    const int first = options.sessions * i / options.generators;
+    const int end = options.sessions * (i + 1) / options.generators;
+    g.opened = target.open(g.poller, g.events, end - first);
+    report.ports += static_cast<int>(g.opened.ports.size());
+    for (const auto& [code, count] : g.opened.refused) report.refused[code] += count;
+    if (report.refused_because.empty()) report.refused_because = g.opened.refused_because;
+  }
   const bool is_paced = options.arrivals != Arrivals::closed;
   if (is_paced)
     report.rate_hz = options.rate_hz > 0 ? options.rate_hz : 1000 / report.facts.step_ms;
   const TimeNs period = is_paced ? nanoseconds(1 / report.rate_hz) : 0;
   const bool keeps = !options.verify.empty();
-  SessionLoad load(poller, std::move(opened.ports), events, period, report.facts.outputs, keeps);
+  int first = 0;
+  for (const auto& g : generators) {
+    const int count = static_cast<int>(g->opened.ports.size());
+    g->load.emplace(g->poller, std::move(g->opened.ports), g->events,
+                    SessionLoad::Share{first, report.ports}, period, report.facts.outputs, keeps);
+    first += count;
+  }
+  Generator& one = *generators.front();
   std::optional<SessionLoad> echo;
   if (options.echo)
-    echo.emplace(poller, target.open_echo(poller, events, report.ports).ports, events, period,
-                 report.facts.outputs, false);
-  run_turns(load, echo ? &*echo : nullptr, report);
-  load.close();
-  settle(poller);
-  report.lost_ports = load.lost_sessions();
-  for (const SessionRecord& record : load.records())
-    if (report.lost_because.empty()) report.lost_because = record.lost;
-  if (keeps) report.verify = verify_sessions(options.verify, report.facts, events, load.records());
+    echo.emplace(one.poller, target.open_echo(one.poller, one.events, report.ports).ports,
+                 one.events, SessionLoad::Share{0, report.ports}, period, report.facts.outputs,
+                 false);
+  if (generators.size() > 1)
+    run_side_by_side(generators, report);
+  else
+    run_turns(*one.load, echo ? &*echo : nullptr, report);
+  std::vector<SessionRecord> records;
+  for (const auto& g : generators) {
+    g->load->close();
+    settle(g->poller);
+    report.lost_ports += g->load->lost_sessions();
+    for (const SessionRecord& record : g->load->records()) {
+      if (report.lost_because.empty()) report.lost_because = record.lost;
+      records.push_back(record);
+    }
+  }
+  if (keeps) report.verify = verify_sessions(options.verify, report.facts, one.events, records);
 }
 
 void run_windows(LoadTarget& target, LoadEvents& events, LoadReport& report) {
@@ -125,7 +175,7 @@ void run_windows(LoadTarget& target, LoadEvents& events, LoadReport& report) {
       check.scale = std::max(check.scale, std::abs(static_cast<double>(y)));
   }
   LoadPoller poller;
-  auto opened = target.open(poller, events);
+  auto opened = target.open(poller, events, options.connections);
   report.ports = static_cast<int>(opened.ports.size());
   if (options.arrivals != Arrivals::closed) report.rate_hz = options.rate_hz;
   WindowLoad load(poller, std::move(opened.ports), events, options, trace);

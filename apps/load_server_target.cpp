@@ -88,11 +88,10 @@ class ServerTarget final : public LoadTarget {
     facts_ = ask_facts(options);
   }
 
-  Opened open(LoadPoller& poller, LoadEvents& events) override {
+  Opened open(LoadPoller& poller, LoadEvents& events, int ports) override {
     make_bodies(events);
     Opened opened;
-    const int wanted = options_.windows ? options_.connections : options_.sessions;
-    for (int i = 0; i < wanted; ++i) {
+    for (int i = 0; i < ports; ++i) {
       auto port = open_one(poller, opened);
       if (port) opened.ports.push_back(std::move(port));
     }

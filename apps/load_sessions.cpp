@@ -13,9 +13,11 @@ constexpr TimeNs kLeadIn = 2'000'000;
 }  // namespace
 
 SessionLoad::SessionLoad(LoadPoller& poller, std::vector<std::unique_ptr<LoadPort>> ports,
-                         LoadEvents& events, TimeNs period_ns, int outputs, bool keeps_outputs)
+                         LoadEvents& events, Share share, TimeNs period_ns, int outputs,
+                         bool keeps_outputs)
     : poller_(poller),
       events_(events),
+      share_(share),
       period_ns_(period_ns),
       outputs_(static_cast<std::size_t>(outputs)),
       keeps_outputs_(keeps_outputs),
@@ -36,7 +38,7 @@ void SessionLoad::run(double seconds, TimeNs counts_from, LoadTally& tally) {
   std::priority_queue<Due, std::vector<Due>, std::greater<>> due;
   for (int s = 0; s < sessions(); ++s) {
     // Sessions do not beat together.
-    const TimeNs phase = period_ns_ * s / std::max(sessions(), 1);
+    const TimeNs phase = period_ns_ * (share_.first + s) / std::max(share_.all, 1);
     if (period_ns_ > 0)
       due.push({start + phase, s});
     else
@@ -67,7 +69,7 @@ void SessionLoad::send(int session, TimeNs due, TimeNs at) {
   s.flights.push_back(flight);
   ++outstanding_;
   tally_->sent(flight);
-  s.port->send({.sequence = s.next, .events = events_.step(session, s.next)});
+  s.port->send({.sequence = s.next, .events = events_.step(share_.first + session, s.next)});
   ++s.next;
 }
 

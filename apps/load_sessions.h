@@ -26,9 +26,15 @@ struct SessionRecord {
 /// soon as the step before it is answered.
 class SessionLoad {
  public:
+  /// Which sessions of a load these are: `first` to `first` + ports of `all`.
+  struct Share {
+    int first = 0;
+    int all = 0;
+  };
+
   /// `period_ns` 0: unpaced. Outputs are kept if `keeps_outputs`.
   SessionLoad(LoadPoller& poller, std::vector<std::unique_ptr<LoadPort>> ports, LoadEvents& events,
-              TimeNs period_ns, int outputs, bool keeps_outputs);
+              Share share, TimeNs period_ns, int outputs, bool keeps_outputs);
 
   /// Sends for `seconds`, then waits for what is outstanding, at most `kDrainS`. Steps due before
   /// `counts_from` are sent but not counted.
@@ -62,6 +68,7 @@ class SessionLoad {
 
   LoadPoller& poller_;
   LoadEvents& events_;
+  Share share_;
   TimeNs period_ns_;
   std::size_t outputs_;
   bool keeps_outputs_;

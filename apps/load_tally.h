@@ -57,6 +57,22 @@ struct LoadTally {
     from_sent.record(now - flight.sent);
     server.record(server_ns);
   }
+  /// Another generator's, of the same time.
+  void add(const LoadTally& other) {
+    offered += other.offered;
+    answered += other.answered;
+    in_time += other.in_time;
+    marked_late += other.marked_late;
+    answered_late += other.answered_late;
+    withheld += other.withheld;
+    lost += other.lost;
+    for (const auto& [code, count] : other.errors) errors[code] += count;
+    error_example.insert(other.error_example.begin(), other.error_example.end());
+    latency.add(other.latency);
+    from_sent.add(other.from_sent);
+    server.add(other.server);
+    lag.add(other.lag);
+  }
   void sent(const LoadFlight& flight) {
     if (!flight.counts) return;
     ++offered;

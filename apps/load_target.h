@@ -23,9 +23,9 @@ class LoadTarget {
 
   virtual ~LoadTarget() = default;
   const LoadFacts& facts() const { return facts_; }
-  /// Opens the sessions, or the connections for windows. The ports outlive neither the poller nor
+  /// Opens as many sessions, or connections for windows. The ports outlive neither the poller nor
   /// the target. Throws Exception where not even one could be opened for another reason.
-  virtual Opened open(LoadPoller& poller, LoadEvents& events) = 0;
+  virtual Opened open(LoadPoller& poller, LoadEvents& events, int ports) = 0;
   /// As many ports as `like` to a bare echo: of the bytes of one request and its reply, or of a
   /// hand-over between threads. Throws Exception.
   virtual Opened open_echo(LoadPoller& poller, LoadEvents& events, int ports) = 0;

@@ -103,6 +103,23 @@ TEST(Load, EveryStepInProcessIsAnsweredAndVerified) {
   EXPECT_GT(report.verify->steps, report.tally.answered);
 }
 
+TEST(Load, GeneratorsShareTheSessionsAndSendWhatOneWouldHave) {
+  LoadOptions options = in_process("identity");
+  options.sessions = 7;
+  options.generators = 3;
+  options.rate_hz = 200;
+  options.verify = "identity";
+  const LoadReport report = run_load(options);
+  EXPECT_EQ(report.ports, 7);
+  EXPECT_EQ(report.tally.lost, 0);
+  EXPECT_EQ(report.tally.answered, report.tally.offered);
+  EXPECT_NEAR(static_cast<double>(report.tally.offered), 7 * 200 * options.seconds, 7);
+  EXPECT_EQ(report.tally.latency.count(), report.tally.answered);
+  ASSERT_TRUE(report.verify);
+  EXPECT_EQ(report.verify->streams, 7);
+  EXPECT_EQ(report.verify->wrong, 0);
+}
+
 TEST(Load, UnpacedSessionsGoAsFastAsAnswersCome) {
   LoadOptions options = in_process("identity");
   options.arrivals = Arrivals::closed;
@@ -335,7 +352,10 @@ TEST(LoadCommand, FlagsThatDoNotGoTogetherAreUsageErrors) {
         "--model identity-window --windows --arrivals poisson",
         "--model identity-window --windows --arrivals closed --rate 5",
         "--model identity --rate fast", "--model identity --rate -1",
-        "--model identity --echo --verify identity", "--model identity --sessions 0"})
+        "--model identity --echo --verify identity", "--model identity --sessions 0",
+        "--model identity --sessions 2 --generators 3",
+        "--model identity --sessions 2 --generators 2 --echo",
+        "--model identity-window --windows --generators 2"})
     EXPECT_EQ(run(flags), 2) << flags;
 }
 

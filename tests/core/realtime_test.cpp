@@ -72,7 +72,7 @@ TEST(Realtime, ACoreThatDoesNotExistIsRefused) {
 }
 
 TEST(Realtime, ARefusalSaysWhyAndWhatWouldChangeIt) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#ifdef CORTEX_SANITIZED
   GTEST_SKIP() << "the sanitizer answers mlockall itself";
 #endif
   const int code = without_rights([] {
@@ -91,7 +91,7 @@ TEST(Realtime, ARefusalSaysWhyAndWhatWouldChangeIt) {
 }
 
 TEST(Realtime, MemoryIsLockedWhereTheReportSaysSo) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#ifdef CORTEX_SANITIZED
   GTEST_SKIP() << "the sanitizer's own mappings are too large to lock";
 #endif
   const RealtimeGrant prefault = prefault_memory();

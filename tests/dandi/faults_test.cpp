@@ -169,9 +169,9 @@ TEST_F(Download, GarbageInsteadOfJsonNamesThePage) {
        "'dandi:sha2-256' is no digest"},
       {"{\"next\":null,\"results\":[{\"path\":\"\xff\"", "/assets/?"}};
   for (const auto& [body, expected] : bad) {
-    server.set_fault([&](const Request& request, const Wire& wire) {
+    server.set_fault([&, &reply = body](const Request& request, const Wire& wire) {
       if (!is_listing(request)) return false;
-      wire.reply(200, body);
+      wire.reply(200, reply);
       return true;
     });
     const auto result = dandi::download(options);

@@ -23,7 +23,8 @@
 #include "model/window_model.h"
 #include "support/narrow_model.h"
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+// A sanitizer has an allocator of its own.
+#ifdef CORTEX_SANITIZED
 #define CORTEX_COUNTS_ALLOCATIONS 0
 #else
 #define CORTEX_COUNTS_ALLOCATIONS 1
