@@ -28,6 +28,23 @@ void announce(const Server& server, const NamedModel& source, bool name_it, cons
             << std::flush;
 }
 
+/// Runs as a client would, `forwards` times: steps of silence, or windows without events.
+Result<void> warm_up(Engine& engine, int forwards) {
+  if (forwards == 0) return {};
+  if (engine.model().kind != "stream") {
+    for (int i = 0; i < forwards; ++i)
+      if (auto answer = engine.decode({.best_effort = true}); !answer) return answer.error();
+    return {};
+  }
+  const auto session = engine.open_session({.best_effort = true});
+  if (!session) return session.error();
+  for (int i = 0; i < forwards; ++i)
+    if (auto answer = engine.step({.session = session->id, .sequence = i}); !answer)
+      return answer.error();
+  if (auto closed = engine.close_session(session->id); !closed) return closed.error();
+  return {};
+}
+
 void serve(ServeFlags flags) {
   flags.settle();
   if (!log::configure(flags.log))
@@ -36,10 +53,13 @@ void serve(ServeFlags flags) {
   std::optional<Error> failed;
   std::unique_ptr<Server> server;
   ServerOptions& options = flags.server;
-  options.make_engine = [engine = flags.engine](const NamedModel& source) {
-    EngineOptions its = engine;
+  options.make_engine = [&](const NamedModel& source) -> Result<std::unique_ptr<Engine>> {
+    EngineOptions its = flags.engine;
     its.model_path = source.path;
-    return Engine::create(its);
+    auto made = Engine::create(its);
+    if (!made) return made;
+    if (auto warm = warm_up(**made, flags.warmup_iters); !warm) return warm.error();
+    return made;
   };
   options.on_loaded = [&](const NamedModel& source, const Result<Engine*>& outcome) {
     if (outcome) return announce(*server, source, options.models.size() > 1, **outcome);
@@ -68,6 +88,7 @@ void add_serve(CLI::App& app) {
       "  curl http://127.0.0.1:8080/v1/model\n"
       "  cortex serve --model arm=a.safetensors --model hand=h.safetensors --unix "
       "/run/cortex.sock\n"
+      "  CORTEX_MAX_BATCH=8 cortex serve --config rig.toml --set serve.port=9000 --print-config\n"
       "SIGTERM and SIGINT answer what was accepted, then exit 0; SIGHUP reads keys and "
       "certificate\n"
       "again.");

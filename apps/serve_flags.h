@@ -20,6 +20,9 @@ struct ServeFlags {
   ServerOptions server;
   log::Options log;
   std::vector<std::string> models;  ///< PATH or NAME=PATH
+  std::string policy = "edf";
+  std::string log_level = "info";
+  int warmup_iters = 0;
 
   void add_to(CLI::App& command);
   /// What follows from several flags together; throws what is wrong with them.
