@@ -172,11 +172,33 @@ void ServeFlags::add_records(CLI::App& command) {
       ->group(kRecords);
 }
 
+void ServeFlags::add_recorder(CLI::App& command) {
+  command
+      .add_option("--record", record_dir,
+                  "Folder for a flight log of each model: every step and answer of its sessions, "
+                  "for cortex verify and cortex export")
+      ->check(CLI::ExistingDirectory)
+      ->group(kRecords);
+  command
+      .add_option("--record-buffer-mb", record_buffer_mb,
+                  "MiB of steps that may wait for the disk; what exceeds it is lost, and counted")
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str()
+      ->group(kRecords);
+  command
+      .add_option("--record-sync-ms", record_sync_ms,
+                  "Sync the log so often: a crash loses no more than came since")
+      ->check(CLI::Range(1, 60'000))
+      ->capture_default_str()
+      ->group(kRecords);
+}
+
 void ServeFlags::add_to(CLI::App& command) {
   add_models(command);
   add_access(command);
   add_limits(command);
   add_records(command);
+  add_recorder(command);
   add_configuration(
       command, {.section = "serve",
                 .sections = {},
