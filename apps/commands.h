@@ -12,6 +12,8 @@ void add_import(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_serve(CLI::App& app);
 void add_replay(CLI::App& app);
+void add_verify(CLI::App& app);
+void add_export(CLI::App& app);
 void add_quantize(CLI::App& app);
 void add_profile(CLI::App& app);
 void add_jitter(CLI::App& app);

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <map>
 
+#include "configuration.h"
 #include "model/identity_model.h"
 #include "realtime_report.h"
 
@@ -17,8 +18,10 @@ constexpr char kAccess[] = "Who may connect";
 constexpr char kLimits[] = "Limits";
 constexpr char kRecords[] = "Logs and traces";
 
-const std::map<std::string, SchedulerPolicy> kPolicies = {{"edf", SchedulerPolicy::edf},
-                                                          {"fifo", SchedulerPolicy::fifo}};
+const std::map<std::string, log::Level> kLevels = {{"debug", log::Level::debug},
+                                                   {"info", log::Level::info},
+                                                   {"warn", log::Level::warn},
+                                                   {"error", log::Level::error}};
 
 /// NAME=PATH, or a PATH that is named after its file.
 NamedModel parse_model(const std::string& text) {
@@ -61,12 +64,17 @@ void ServeFlags::add_models(CLI::App& command) {
       ->check(CLI::Range(0, 65536))
       ->capture_default_str();
   command
-      .add_option("--policy", engine.policy,
+      .add_option("--policy", policy,
                   "edf: earliest deadline first, what would be late is refused. fifo: in order of "
                   "arrival, to compare with")
-      ->transform(CLI::CheckedTransformer(kPolicies))
-      ->default_str("edf");
+      ->check(CLI::IsMember({"edf", "fifo"}))
+      ->capture_default_str();
   command.add_flag("--realtime", engine.realtime, kRealtimeHelp);
+  command
+      .add_option("--warmup-iters", warmup_iters,
+                  "Forwards that a model runs before it is ready, beside the engine's own")
+      ->check(CLI::Range(0, 1'000'000))
+      ->capture_default_str();
   command
       .add_option(
           "--deadline-ms", server.deadline_ms,
@@ -141,6 +149,11 @@ void ServeFlags::add_limits(CLI::App& command) {
 void ServeFlags::add_records(CLI::App& command) {
   command.add_option("--log-file", log.file, "Append log lines to a file, not standard error")
       ->group(kRecords);
+  command
+      .add_option("--log-level", log_level, "debug, info, warn or error: the least to be logged")
+      ->check(CLI::IsMember({"debug", "info", "warn", "error"}, CLI::ignore_case))
+      ->capture_default_str()
+      ->group(kRecords);
   command.add_flag("--log-json", log.json, "Log lines are JSON objects")->group(kRecords);
   command
       .add_flag("--log-requests", server.log_requests,
@@ -159,11 +172,39 @@ void ServeFlags::add_records(CLI::App& command) {
       ->group(kRecords);
 }
 
+void ServeFlags::add_recorder(CLI::App& command) {
+  command
+      .add_option("--record", record_dir,
+                  "Folder for a flight log of each model: every step and answer of its sessions, "
+                  "for cortex verify and cortex export")
+      ->check(CLI::ExistingDirectory)
+      ->group(kRecords);
+  command
+      .add_option("--record-buffer-mb", record_buffer_mb,
+                  "MiB of steps that may wait for the disk; what exceeds it is lost, and counted")
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str()
+      ->group(kRecords);
+  command
+      .add_option("--record-sync-ms", record_sync_ms,
+                  "Sync the log so often: a crash loses no more than came since")
+      ->check(CLI::Range(1, 60'000))
+      ->capture_default_str()
+      ->group(kRecords);
+}
+
 void ServeFlags::add_to(CLI::App& command) {
   add_models(command);
   add_access(command);
   add_limits(command);
   add_records(command);
+  add_recorder(command);
+  add_configuration(
+      command, {.section = "serve",
+                .sections = {},
+                // As the published Python service calls them.
+                .variables = {{"CORTEX_CHECKPOINT", "model"}, {"CORTEX_OTEL_ENDPOINT", "otlp"}},
+                .others = {"model", "data", "training"}});
 }
 
 void ServeFlags::settle() {
@@ -175,6 +216,8 @@ void ServeFlags::settle() {
             "--model", fmt::format("two models are called {}: say NAME=FILE", source.name));
     server.models.push_back(std::move(source));
   }
+  engine.policy = policy == "fifo" ? SchedulerPolicy::fifo : SchedulerPolicy::edf;
+  log::set_level(kLevels.at(log_level));
   server.max_queued_steps = engine.max_queued_steps;
   server.max_tenants = engine.max_tenants;
   engine.idle_timeout_s = server.idle_timeout_s;

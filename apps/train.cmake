@@ -2,6 +2,7 @@ set(_train_sources train_main.cpp run_program.cpp train_flags.cpp train_cmd_trai
                    train_cmd_import.cpp train_cmd_compare.cpp)
 list(TRANSFORM _train_sources PREPEND "${CMAKE_CURRENT_LIST_DIR}/")
 add_executable(cortex-train ${_train_sources})
-target_link_libraries(cortex-train PRIVATE cortex::core cortex::data cortex::train CLI11::CLI11)
+target_link_libraries(cortex-train PRIVATE cortex::configuration cortex::core cortex::data
+                      cortex::model cortex::train CLI11::CLI11)
 target_compile_definitions(cortex-train PRIVATE CORTEX_VERSION="${PROJECT_VERSION}")
 cortex_target_defaults(cortex-train)

@@ -1,16 +1,45 @@
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <iostream>
+#include <map>
 #include <memory>
+#include <string>
 
+#include "configuration.h"
+#include "model/config.h"
 #include "train_commands.h"
 
 namespace cortex {
 namespace {
 
+constexpr char kModel[] = "Model";
+constexpr char kData[] = "Data";
+
+/// The shape that a preset stands for, as keys of a configuration; empty for a baseline.
+std::map<std::string, std::string> preset_settings(const std::string& preset) {
+  const auto config = preset_config(preset);
+  if (!config) return {};
+  std::map<std::string, std::string> settings;
+  const auto say = [&](const char* key, const auto& value) {
+    settings[std::string("model.") + key] = CLI::detail::to_string(value);
+  };
+  say("dim", config->dim);
+  say("layers", config->layers);
+  say("heads", config->heads);
+  say("latents", config->latents);
+  say("value_buckets", config->value_buckets);
+  if (config->streams()) {
+    say("receptive_steps", config->receptive_steps);
+    say("window_steps", config->window_steps);
+  } else {
+    say("receptive_ms", config->receptive_ms);
+  }
+  return settings;
+}
+
 void add_model_flags(CLI::App& command, train::ModelOverrides& model) {
-  const auto* group = "Model";
   const auto flag = [&](const char* name, auto& into, const char* help) {
-    command.add_option(name, into, help)->group(group);
+    command.add_option(name, into, help)->group(kModel);
   };
   flag("--dim", model.dim, "Width of the residual stream");
   flag("--layers", model.layers, "Blocks");
@@ -78,18 +107,25 @@ void add_train(CLI::App& app) {
   command
       ->add_option("--preset", o.preset,
                    "stream-nano|xs|s|m, cortex-xs|s|m, or a baseline: gru, transformer, possm")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->group(kModel);
+  const auto before = command->get_options();
   add_data_flags(*command, o.data, true);
+  for (CLI::Option* option : command->get_options())
+    if (std::find(before.begin(), before.end(), option) == before.end()) option->group(kData);
   command
       ->add_option("--units-by", o.data.units_by,
                    "id: all recordings hold the same units; session: each has its own")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->group(kData);
   auto protocol = std::make_shared<ProtocolFlags>();
   add_protocol_flags(*command, *protocol, o.data);
   command->add_option("--split-train", o.data.train_split, "Trials to learn from")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->group(kData);
   command->add_option("--split-val", o.data.val_split, "Trials to score, or none")
-      ->capture_default_str();
+      ->capture_default_str()
+      ->group(kData);
   command->add_option("--out", o.out, "Model file to write")->required();
   command->add_option("--run", o.run_dir, "Folder of checkpoint and metrics (default: OUT.run)");
   command->add_flag("--resume", o.resume, "Go on from the run's checkpoint, if there is one");
@@ -117,7 +153,14 @@ void add_train(CLI::App& app) {
   command->add_flag("--bf16", o.bf16, "Multiply in bfloat16; parameters and sums stay float32")
       ->group("Learning");
   command->add_flag("--quiet", o.quiet, "No progress lines");
-  command->add_flag("--json", *json, "One JSON object on standard output at the end");
+  command->add_flag("--json", *json, "One JSON object on standard output at the end")
+      ->configurable(false);
+  add_configuration(*command,
+                    {.section = "training",
+                     .sections = {{kModel, "model"}, {kData, "data"}, {"Protocol", "data"}},
+                     .variables = {},
+                     .others = {"serve"},
+                     .preset = [options] { return preset_settings(options->preset); }});
   command->footer(
       "Example:\n  cortex-train train --preset stream-nano --nwb session.nwb --out "
       "model.safetensors --minutes 10");

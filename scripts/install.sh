@@ -60,6 +60,13 @@ want_boost() {
   missing+=(libboost-dev)
 }
 
+# Settings from files (--config); a release without it builds all else.
+want_toml() {
+  installed libtomlplusplus-dev && return 0
+  [[ -n $(candidate libtomlplusplus-dev) ]] || update_lists
+  if [[ -n $(candidate libtomlplusplus-dev) ]]; then missing+=(libtomlplusplus-dev); fi
+}
+
 # Any LibTorch from 1.13 on will do, wherever it lies.
 torch_given() { [[ -n ${CORTEX_TORCH_ROOT:-} || ${CMAKE_PREFIX_PATH:-} == *torch* ]]; }
 want_torch() {
@@ -93,6 +100,7 @@ for package in make g++ cmake ninja-build libfmt-dev libspdlog-dev libsimdjson-d
   want "$package"
 done
 want_boost
+want_toml
 if ! installed ccache && [[ -n $(candidate ccache) ]]; then missing+=(ccache); fi
 if [[ $level != light ]]; then
   want libgtest-dev

@@ -51,6 +51,12 @@ void write_server(PrometheusText& page, const ServeState& state) {
     counter(m::kTracesDropped,
             state.tracer.queue().dropped() + (state.traces_lost ? state.traces_lost() : 0));
   counter(m::kLogLost, log::lost());
+  if (!state.options.record_stats) return;
+  const RecordStats recorded = state.options.record_stats();
+  counter(m::kRecorded, recorded.written);
+  counter(m::kRecordLost, recorded.lost);
+  counter(m::kRecordBytes, recorded.bytes);
+  gauge(m::kRecordFailing, recorded.failing);
 }
 
 /// A model as its engine counts it now. Families are written one after the other, so that each has

@@ -4,6 +4,7 @@
 #include <cortex/result.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -27,6 +28,14 @@ namespace cortex {
 struct NamedModel {
   std::string name;  ///< letters, digits, '.', '_' and '-'
   std::string path;
+};
+
+/// What a flight recorder beside the engines has done.
+struct RecordStats {
+  std::int64_t written = 0;  ///< steps and answers that are on disk
+  std::int64_t lost = 0;     ///< steps and answers that are not, and never will be
+  std::int64_t bytes = 0;
+  int failing = 0;  ///< files that cannot be written at present
 };
 
 using EngineFactory = std::function<Result<std::unique_ptr<Engine>>(const NamedModel& source)>;
@@ -58,6 +67,8 @@ struct ServerOptions {
   std::string otlp_url = {};       ///< http://HOST:PORT of an OTLP/HTTP collector; empty: no traces
   double trace_ratio = 0.01;       ///< of requests without a traceparent that are traced
   bool log_requests = false;       ///< a line for every HTTP request and session
+
+  std::function<RecordStats()> record_stats = {};  ///< empty: nothing is recorded
 
   std::vector<NamedModel> models = {};  ///< loaded by run(), in this order; the first is default
   std::string repository = {};  ///< a folder: NAME.safetensors in it may be loaded under NAME

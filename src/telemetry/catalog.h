@@ -72,6 +72,16 @@ inline constexpr Metric kTracesDropped{"cortex_traces_dropped_total",
                                        "Sampled requests and batches that were not exported."};
 inline constexpr Metric kLogLost{"cortex_log_lines_lost_total",
                                  "Log lines that could not be written."};
+inline constexpr Metric kRecorded{"cortex_recorded_total",
+                                  "Steps and answers that the flight recorder has on disk; absent "
+                                  "without --record, like the others of its kind."};
+inline constexpr Metric kRecordLost{"cortex_record_lost_total",
+                                    "Steps and answers that the flight recorder lost, because the "
+                                    "disk was full or too slow."};
+inline constexpr Metric kRecordBytes{"cortex_record_bytes_total",
+                                     "Bytes that the flight recorder has on disk."};
+inline constexpr Metric kRecordFailing{"cortex_record_failing",
+                                       "Flight logs that cannot be written at present."};
 inline constexpr Metric kConnections{"cortex_connections", "Open connections."};
 inline constexpr Metric kConnectionsRefused{"cortex_connections_refused_total",
                                             "Connections turned away over the limit."};

@@ -21,7 +21,9 @@
 #include "engine_fixture.h"
 #include "kernels/profiling_ops.h"
 #include "model/window_model.h"
+#include "record/recording_engine.h"
 #include "support/narrow_model.h"
+#include "support/paths.h"
 
 // A sanitizer has an allocator of its own.
 #ifdef CORTEX_SANITIZED
@@ -297,6 +299,19 @@ TEST_F(NoAllocationOnSteps, FromSubmitToTheSinkNoThreadAllocates) {
   SKIP_WITHOUT_COUNTING();
   const auto engine = make_engine(file_, kSessions, 3);
   expect_no_allocation(*engine, kSteps);
+}
+
+TEST_F(NoAllocationOnSteps, NeitherDoesAFlightRecorderBesideThem) {
+  SKIP_WITHOUT_COUNTING();
+  const TempDir folder;
+  record::RecorderCounters counters;
+  auto inner = make_engine(file_, kSessions, 3);
+  auto recorder =
+      record::Recorder::create(folder.file("log"), inner->model(), {}, counters).value_or_throw();
+  const auto engine = record::record_sessions(std::move(inner), std::move(recorder),
+                                              kSessions * EngineOptions().max_queued_steps);
+  expect_no_allocation(*engine, kSteps);
+  EXPECT_GT(counters.written.value(), 0);
 }
 
 /// What the threads of that name have run, ns.
