@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <map>
+#include <thread>
 
 #include "configuration.h"
 #include "model/identity_model.h"
@@ -17,6 +18,10 @@ namespace {
 constexpr char kAccess[] = "Who may connect";
 constexpr char kLimits[] = "Limits";
 constexpr char kRecords[] = "Logs and traces";
+
+// With fewer cores a polling thread takes one from the step that it waits for.
+constexpr unsigned kPollingCores = 4;
+constexpr int kBusyPollUs = 100;
 
 const std::map<std::string, log::Level> kLevels = {{"debug", log::Level::debug},
                                                    {"info", log::Level::info},
@@ -144,6 +149,10 @@ void ServeFlags::add_limits(CLI::App& command) {
         CLI::PositiveNumber);
   limit("--write-timeout", server.write_timeout_s, "Seconds in which an answer must be read",
         CLI::PositiveNumber);
+  if (std::thread::hardware_concurrency() >= kPollingCores) server.busy_poll_us = kBusyPollUs;
+  limit("--busy-poll-us", server.busy_poll_us,
+        "Microseconds that the network thread polls for an answer before it sleeps; 0: none",
+        CLI::Range(0, 1'000'000));
 }
 
 void ServeFlags::add_records(CLI::App& command) {

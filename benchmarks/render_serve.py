@@ -80,7 +80,13 @@ def overhead(doc, table):
 
 
 def windows(doc, table):
-    report, path = doc.load("serve_windows.json")
+    for name, compared in (("serve_windows.json", "every answer compared with the model's"),
+                           ("serve_windows_h100.json", "answers are not compared, a GPU's bits being its own")):
+        windows_of(doc, table, name, compared)
+
+
+def windows_of(doc, table, name, compared):
+    report, path = doc.load(name)
     if not report:
         return
     rows = []
@@ -89,9 +95,9 @@ def windows(doc, table):
         rows.append([r["model"], str(r["concurrency"]), f"{load['answered_hz']:,.0f}"]
                     + [f"{load['latency_us'][q] / 1000:.2f}" for q in ("p50", "p99", "p999", "max")])
     doc.parts += [
-        "## Server: windows over HTTP JSON\n", where_and_when(report, path),
+        f"## Server: windows over HTTP JSON{', on a GPU' if 'h100' in name else ''}\n", where_and_when(report, path),
         f"{report['results'][0]['load']['events']} events a window, milliseconds, each connection "
-        "sends the next window when one is answered; every answer compared with the model's.\n",
+        f"sends the next window when one is answered; {compared}.\n",
         table(["model", "at once", "requests/s", "p50", "p99", "p99.9", "max"], rows)]
 
 
@@ -142,9 +148,25 @@ def soak(doc, table):
                "lost or unanswered", "p99 ms", "max ms", "memory"], rows)]
 
 
+def first_request(doc, table):
+    report, path = doc.load("serve_first_request_h100.json")
+    if not report:
+        return
+    rows = [[r["model"], clock, *(f"{min(r[clock][k]):.2f} to {max(r[clock][k]):.2f}"
+                                  for k in ("first_ms", "median_ms")), f"**{r[clock]['ratio']:.2f}**"]
+            for r in report["results"] for clock in ("client", "server")]
+    doc.parts += [
+        "## Server: the first request\n", where_and_when(report, path),
+        f"{report['results'][0]['servers']} servers started anew; the first request after `/ready` "
+        "beside the median of those behind it on the same connection, milliseconds, and the median "
+        "of the ratios.\n",
+        table(["model", "clock", "first", "median", "ratio"], rows)]
+
+
 def sections(doc, table):
     scheduler(doc, table)
     overhead(doc, table)
     windows(doc, table)
+    first_request(doc, table)
     overload(doc, table)
     soak(doc, table)

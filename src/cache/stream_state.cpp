@@ -12,31 +12,31 @@ StreamState::StreamState(std::int64_t first_step, int receptive_steps, int windo
       first_step_(first_step),
       step_(first_step - 1),
       max_events_(static_cast<std::size_t>(max_events)),
-      events_(static_cast<std::size_t>(receptive_steps) * max_events_),
-      starts_(static_cast<std::size_t>(receptive_steps) + 1, 0) {}
+      starts_(static_cast<std::size_t>(receptive_steps) + 1, 0) {
+  // Not filled: memory that no step ever needs stays untouched.
+  events_.reserve(static_cast<std::size_t>(receptive_steps) * max_events_);
+}
 
 void StreamState::restart(std::int64_t first_step) {
   first_step_ = first_step;
   step_ = first_step - 1;
   recent_steps_ = 0;
+  events_.clear();
 }
 
 void StreamState::push(std::span<const Event> events) {
   ++step_;
   if (recent_steps_ == receptive_steps_) {
     // The oldest step goes; the others move up.
-    const auto place = [&](std::size_t i) {
-      return events_.begin() + static_cast<std::ptrdiff_t>(i);
-    };
     const std::size_t gone = starts_[1];
-    std::move(place(gone), place(starts_.back()), events_.begin());
+    events_.erase(events_.begin(), events_.begin() + static_cast<std::ptrdiff_t>(gone));
     for (std::size_t i = 1; i < starts_.size(); ++i) starts_[i - 1] = starts_[i] - gone;
     --recent_steps_;
   }
   const auto row = static_cast<std::size_t>(recent_steps_++);
-  const std::size_t count = std::min(events.size(), max_events_);
-  std::copy_n(events.begin(), count, events_.begin() + static_cast<std::ptrdiff_t>(starts_[row]));
-  starts_[row + 1] = starts_[row] + count;
+  const auto taken = events.first(std::min(events.size(), max_events_));
+  events_.insert(events_.end(), taken.begin(), taken.end());
+  starts_[row + 1] = events_.size();
 }
 
 int StreamState::live_steps() const {

@@ -41,7 +41,7 @@ class StreamState {
   std::size_t max_events_;
   int recent_steps_ = 0;
   // Oldest first and without gaps: a batch of many sessions reads few cache lines of each. Step i
-  // has events [starts_[i], starts_[i + 1]).
+  // has events [starts_[i], starts_[i + 1]). Reserved once, so that no step allocates.
   std::vector<Event> events_;
   std::vector<std::size_t> starts_;
 };

@@ -88,6 +88,7 @@ class FrameReader {
       rest_ = {};
       return;
     }
+    if (n == 0) return;  // into a withheld output's nowhere
     std::memcpy(into, rest_.data(), n);
     rest_.remove_prefix(n);
   }

@@ -185,11 +185,29 @@ void LocalEngine::count_batch() {
 }
 
 void LocalEngine::answer_streams(std::span<const float> behavior) {
-  const auto outputs = static_cast<std::size_t>(config_.outputs());
+  finished_.clear();
   for (std::size_t i = 0; i < batch_sessions_.size(); ++i) {
     Session& session = *batch_sessions_[i];
-    if (session.front_finished()) answer_front(session, behavior.subspan(i * outputs, outputs));
+    if (!session.front_finished()) continue;
+    const StreamJob& front = session.front();
+    finished_.push_back({.session = &session,
+                         .row = i,
+                         .last_step = front.last_step,
+                         .deadline_ns = front.deadline_ns,
+                         .best_effort = front.best_effort,
+                         .dropped_events = front.dropped_events,
+                         .submitted_ns = front.submitted_ns,
+                         .started_ns = front.started_ns,
+                         .sink = front.sink,
+                         .window_sink = front.window_sink});
   }
+  {
+    // The slots are free before the answers leave, so that a receiver may queue the next step.
+    const std::lock_guard lock(queue_mutex_);
+    for (const Finished& job : finished_) job.session->pop_front();
+  }
+  const auto outputs = static_cast<std::size_t>(config_.outputs());
+  for (const Finished& job : finished_) answer(job, behavior.subspan(job.row * outputs, outputs));
   const std::lock_guard lock(queue_mutex_);
   scheduler_->finished(clock_.now());
   let_go();
@@ -214,7 +232,7 @@ void LocalEngine::let_go() {
   idle_.notify_all();
 }
 
-const Error* LocalEngine::not_finite(std::span<const float> behavior, Session* session) {
+const Error* LocalEngine::not_finite(std::span<const float> behavior, const Finished* job) {
   const auto bad = std::find_if_not(behavior.begin(), behavior.end(),
                                     [](float value) { return std::isfinite(value); });
   if (bad == behavior.end()) return nullptr;
@@ -226,52 +244,45 @@ const Error* LocalEngine::not_finite(std::span<const float> behavior, Session* s
   const auto text = std::back_inserter(text_error_.message);
   // Cut: the text has room for so much.
   const std::string_view name = std::string_view(config_.output_names[output]).substr(0, 64);
-  if (session != nullptr && !session->internal)
-    fmt::format_to(text, "output {} of step {} of session {} is {}", name,
-                   session->front().last_step, session->id, *bad);
+  if (job != nullptr && !job->session->internal)
+    fmt::format_to(text, "output {} of step {} of session {} is {}", name, job->last_step,
+                   job->session->id, *bad);
   else
     fmt::format_to(text, "output {} of the window is {}", name, *bad);
   return &text_error_;
 }
 
-void LocalEngine::answer_front(Session& session, std::span<const float> behavior) {
-  StreamJob& front = session.front();
-  const Error* const error = not_finite(behavior, &session);
+void LocalEngine::answer(const Finished& job, std::span<const float> behavior) {
+  Session& session = *job.session;
+  const Error* const error = not_finite(behavior, &job);
   const std::int64_t now = clock_.now();
-  const bool in_time = now <= front.deadline_ns;
+  const bool in_time = now <= job.deadline_ns;
   StepAnswer answer;
   answer.session = session.id;
-  answer.sequence = front.last_step;
-  answer.status = in_time             ? StepStatus::fresh
-                  : front.best_effort ? StepStatus::late
-                                      : StepStatus::refused;
+  answer.sequence = job.last_step;
+  answer.status = in_time           ? StepStatus::fresh
+                  : job.best_effort ? StepStatus::late
+                                    : StepStatus::refused;
   answer.error = error;
   if (error == nullptr && answer.status != StepStatus::refused) answer.behavior = behavior;
-  answer.dropped_events = front.dropped_events;
-  answer.submitted_ns = front.submitted_ns;
-  answer.started_ns = front.started_ns;
+  answer.dropped_events = job.dropped_events;
+  answer.submitted_ns = job.submitted_ns;
+  answer.started_ns = job.started_ns;
   answer.finished_ns = now;
   answer.batch = batch_;
-  StepSink* const sink = front.sink;
-  WindowSink* const window_sink = front.window_sink;
   if (!session.internal) {
     ++session.steps;
     if (answer.status == StepStatus::late) ++session.late;
     if (answer.status == StepStatus::refused) ++session.refused;
-    session.dropped_events += front.dropped_events;
+    session.dropped_events += job.dropped_events;
     session.last_active_ns = now;
-    session.latency.record(now - front.submitted_ns);
-  }
-  {
-    // The slot is free before the answer leaves, so that its receiver may queue the next step.
-    const std::lock_guard lock(queue_mutex_);
-    session.pop_front();
+    session.latency.record(now - job.submitted_ns);
   }
   if (answer.status == StepStatus::late) count_.late.add();
   if (answer.status == StepStatus::refused) count_.withheld.add();
-  if (sink) {
+  if (job.sink) {
     count_.steps.add();
-    sink->on_step(answer);
+    job.sink->on_step(answer);
     return;
   }
   count_.windows.add();
@@ -283,7 +294,7 @@ void LocalEngine::answer_front(Session& session, std::span<const float> behavior
   window.batch = batch_;
   window.error = error;
   if (error == nullptr && answer.status == StepStatus::refused) window.error = &too_late_;
-  window_sink->on_window(window);
+  job.window_sink->on_window(window);
 }
 
 void LocalEngine::answer_windows(std::span<const float> behavior) {

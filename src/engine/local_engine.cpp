@@ -155,6 +155,7 @@ LocalEngine::LocalEngine(const EngineOptions& options, const ModelFile& file, Ba
   if (backend.on_gpu) kept_ = clone(file);
   const auto batch = static_cast<std::size_t>(options_.max_batch);
   batch_sessions_.reserve(batch);
+  finished_.reserve(batch);
   // Those of a batch keep their places while they run.
   window_jobs_.resize(static_cast<std::size_t>(options_.max_queued_windows) + batch);
   for (WindowJob& job : window_jobs_)

@@ -121,8 +121,17 @@ class LocalEngine final : public Engine {
   void count_batch();
   void answer_streams(std::span<const float> behavior);
   void answer_windows(std::span<const float> behavior);
-  /// Answers the front job of a session, whose steps up to its last one have run.
-  void answer_front(Session& session, std::span<const float> behavior);
+  /// A front job whose steps up to its last one have run, out of its queue.
+  struct Finished {
+    Session* session;
+    std::size_t row;  // of the batch
+    std::int64_t last_step, deadline_ns;
+    bool best_effort;
+    std::int64_t dropped_events, submitted_ns, started_ns;
+    StepSink* sink;
+    WindowSink* window_sink;
+  };
+  void answer(const Finished& job, std::span<const float> behavior);
   /// The computation of the batch failed: every request in it is answered with an error, every
   /// session in it is lost.
   void fail_batch(const char* why);
@@ -140,8 +149,9 @@ class LocalEngine final : public Engine {
   void fail_window(WindowSink& sink, std::int64_t submitted_ns, const Error& error);
   void end_window(std::uint64_t index, std::uint32_t tenant);
   void end_decode(Session& session, std::uint32_t tenant);
-  /// An error in `text_error_`, if an output is not finite.
-  const Error* not_finite(std::span<const float> behavior, Session* session);
+  /// An error in `text_error_`, if an output is not finite. `job`: whose step it is; null: a
+  /// window.
+  const Error* not_finite(std::span<const float> behavior, const Finished* job);
 
   const EngineOptions options_;
   const ModelConfig config_;
@@ -177,6 +187,7 @@ class LocalEngine final : public Engine {
   std::int64_t started_ns_ = 0;
   BatchInfo batch_;
   std::vector<Session*> batch_sessions_;
+  std::vector<Finished> finished_;
   struct Refused {
     WindowSink* sink;
     std::int64_t submitted_ns;

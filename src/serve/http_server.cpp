@@ -117,7 +117,8 @@ class ServerImpl final : public Server {
     wait_mail();
     tick();
     load_models();
-    io_.run();
+    while (io_.run_one() > 0)  // sleeps where nothing is to do
+      while (RealClock::instance().now() < state_.awake_until_ns && !io_.stopped()) io_.poll();
     end_models();
   }
 
@@ -159,6 +160,7 @@ class ServerImpl final : public Server {
   void wait_mail() {
     wake_.async_wait(asio::posix::stream_descriptor::wait_read, [this](beast::error_code ec) {
       if (ec) return;
+      state_.awake_until_ns = 0;
       state_.mailbox.deliver_all();
       wait_mail();
     });

@@ -70,6 +70,7 @@ Withdraw submit_window(ServeState& state, const ModelRef& model, std::string_vie
     pending->refused(error);
     return {};
   }
+  state.expect_answer();
   // deliver() takes it back, or the client going away.
   return [raw = pending.release()] { raw->withdraw(); };
 }

@@ -212,6 +212,7 @@ void infer_step(ServeState& state, const SequenceRef& sequence, const std::strin
   s.next_step = step + 1;
   ++s.in_flight;
   s.is_ending = infer.sequence_end;
+  state.expect_answer();
   pending.release();  // deliver() takes it back
 }
 

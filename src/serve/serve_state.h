@@ -54,6 +54,12 @@ struct ServeState {
   RateLimiter rates;
   SequenceTable sequences;
   std::optional<KeyFile> keys;
+  /// A request has gone to an engine: its answer may be worth staying awake for.
+  void expect_answer() {
+    if (options.busy_poll_us > 0)
+      awake_until_ns = RealClock::instance().now() + TimeNs{1000} * options.busy_poll_us;
+  }
+  TimeNs awake_until_ns = 0;
   /// Runs a function on the network thread later.
   std::function<void(std::chrono::milliseconds, std::function<void()>)> after;
   /// What the exporter of traces has lost, beside what did not fit into its queue.

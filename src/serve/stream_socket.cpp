@@ -252,6 +252,7 @@ bool StreamSocket::take_window(const StepFrame& frame, TimeNs arrived_ns) {
 
 void StreamSocket::submitted() {
   retrying_ = false;
+  state_.expect_answer();
   ++count_;
   if (in_flight_++ == 0) keep_alive_ = shared_from_this();
 }

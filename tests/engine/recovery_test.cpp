@@ -62,7 +62,7 @@ Answers run(Engine& engine, const ModelConfig& config, int steps) {
 }
 
 bool becomes_ready(const Engine& engine) {
-  for (int i = 0; i < 1000; ++i) {
+  for (int i = 0; i < 6000; ++i) {
     if (engine.state() == EngineState::ready && engine.stats().recoveries == 1) return true;
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
   }

@@ -202,7 +202,11 @@ TEST(Abuse, TenThousandConnectionsOpenedAndDroppedLeaveNothingBehind) {
   const long before = resident();
   open_and_drop(8000);
   ASSERT_TRUE(settle());
+#ifndef CORTEX_SANITIZED  // which keeps what is freed for a while
   EXPECT_LT(resident() - before, 8 * 1024) << "KiB";
+#else
+  (void)before;
+#endif
   expect_alive(server);
 }
 

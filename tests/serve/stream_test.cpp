@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <ctime>
 #include <string>
 #include <thread>
 #include <vector>
@@ -252,6 +253,37 @@ TEST(Stream, SessionsBesideEachOtherAnswerAsAlone) {
     threads.emplace_back([&, s] { together[s] = play(server, s); });
   for (auto& thread : threads) thread.join();
   for (int s = 0; s < kSessions; ++s) EXPECT_EQ(together[s], alone[s]) << "session " << s;
+}
+
+double cpu_seconds() { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; }
+
+TEST(Stream, AServerThatPollsForAnswersSleepsOnceTheyAreThereOrOverdue) {
+  ServerOptions polls;
+  polls.busy_poll_us = 1'000'000;
+  TestServer server({}, polls);
+  TestServer sleeper;
+  const auto client = connect(server), other = connect(sleeper);
+  for (int i = 0; i < 50; ++i) {
+    const auto events = some_events(i, 1);
+    EXPECT_EQ(client->step({.sequence = i, .events = events}).value_or_throw().behavior,
+              other->step({.sequence = i, .events = events}).value_or_throw().behavior);
+  }
+  const double answered = cpu_seconds();
+  std::this_thread::sleep_for(std::chrono::milliseconds(400));
+  EXPECT_LT(cpu_seconds() - answered, 0.2);
+
+  polls.busy_poll_us = 1'000;
+  TestServer waits({}, polls);
+  waits.engine().hold();
+  RawClient held(waits.port());
+  ASSERT_TRUE(held.upgrade());
+  held.send(RawClient::frame(step_frame(0)));
+  EXPECT_TRUE(eventually([&] { return waits.engine().stats().queue_depth == 1; }));
+  const double overdue = cpu_seconds();
+  std::this_thread::sleep_for(std::chrono::milliseconds(400));
+  EXPECT_LT(cpu_seconds() - overdue, 0.2);
+  waits.engine().release();
+  EXPECT_TRUE(contains(held.read_frame(), R"("sequence_number":0)"));
 }
 
 TEST(Stream, WhenAllSessionsAreTakenTheNextIs429AndWaits) {

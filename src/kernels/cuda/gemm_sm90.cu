@@ -317,11 +317,12 @@ bool gemm_sm90_supported(int device) {
     return false;
   }
   if (major != 9 || minor != 0 || encoder() == nullptr) return false;
+  // PTX of an older architecture, which the driver compiled for this device, has no such kernels.
   cudaFuncAttributes attributes{};
   return cudaFuncGetAttributes(&attributes,
                                small_kernel<GemmType::kBf16, GemmEpilogue::kStore, 1, 64>) ==
              cudaSuccess &&
-         attributes.binaryVersion == 90;
+         attributes.binaryVersion == 90 && attributes.ptxVersion >= 90;
 }
 
 }  // namespace cortex::cuda
