@@ -14,6 +14,7 @@ void add_serve(CLI::App& app);
 void add_replay(CLI::App& app);
 void add_verify(CLI::App& app);
 void add_export(CLI::App& app);
+void add_doctor(CLI::App& app);
 void add_quantize(CLI::App& app);
 void add_profile(CLI::App& app);
 void add_jitter(CLI::App& app);

@@ -17,6 +17,7 @@ int main(int argc, char** argv) {
   cortex::add_replay(app);
   cortex::add_verify(app);
   cortex::add_export(app);
+  cortex::add_doctor(app);
   cortex::add_quantize(app);
   cortex::add_profile(app);
   cortex::add_jitter(app);

@@ -55,4 +55,5 @@ if wanted peers; then
 fi
 if wanted render; then
   "$python" benchmarks/render.py --results "$results" --plots benchmarks/plots --out BENCHMARKS.md
+  "$python" benchmarks/render_choosing.py --results "$results" --out docs/choosing.md
 fi

@@ -63,7 +63,8 @@ want_boost() {
 # Settings from files (--config); a release without it builds all else.
 want_toml() {
   installed libtomlplusplus-dev && return 0
-  [[ -n $(candidate libtomlplusplus-dev) ]] || update_lists
+  # Where there are lists, one that does not name it will not do so after an update either.
+  [[ -n $(candidate libcli11-dev) ]] || update_lists
   if [[ -n $(candidate libtomlplusplus-dev) ]]; then missing+=(libtomlplusplus-dev); fi
 }
 

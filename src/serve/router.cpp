@@ -24,6 +24,7 @@ constexpr Route kRoutes[] = {
     {"/ready", "GET", true, get_ready},     {"/metrics", "GET", false, get_metrics},
     {"/v1/model", "GET", false, get_model}, {"/decode", "POST", false, nullptr},
     {"/stream", "GET", false, nullptr},     {"/v1/stream", "GET", false, nullptr},
+    {"/docs", "GET", false, get_docs},      {"/openapi.json", "GET", false, get_openapi},
 };
 
 /// One label for all unknown paths: a client must not be able to grow the table.
@@ -58,6 +59,13 @@ ApiError no_such_route(const HttpRequest& request) {
 }
 
 }  // namespace
+
+std::vector<RouteName> all_routes() {
+  std::vector<RouteName> names;
+  for (const Route& route : kRoutes) names.push_back({route.path, route.method});
+  append_v2_routes(names);
+  return names;
+}
 
 HttpResponse failed(ServeState& state, std::string_view endpoint, const ApiError& error) {
   state.metrics.failed(endpoint, error.status, error.code);

@@ -4,6 +4,7 @@
 #include <optional>
 #include <string_view>
 #include <variant>
+#include <vector>
 
 #include "serve/api_error.h"
 #include "serve/serve_state.h"
@@ -31,6 +32,15 @@ class Router {
   ServeState& state_;
 };
 
+/// A route's path, {model} and {version} standing for a part of it, and its method; a WebSocket's
+/// is GET.
+struct RouteName {
+  std::string_view path;
+  std::string_view method;
+};
+/// Every route there is.
+std::vector<RouteName> all_routes();
+
 /// An answer of `endpoint` (of static storage) that says what is wrong, counted.
 HttpResponse failed(ServeState& state, std::string_view endpoint, const ApiError& error);
 
@@ -48,6 +58,10 @@ HttpResponse get_metrics(const ServeState& state, const HttpRequest& request);
 HttpResponse get_model(const ServeState& state, const HttpRequest& request);
 HttpResponse get_index(const ServeState& state, const HttpRequest& request);
 
+// api_document.cpp: what the routes are, for programs and for people
+HttpResponse get_openapi(const ServeState& state, const HttpRequest& request);
+HttpResponse get_docs(const ServeState& state, const HttpRequest& request);
+
 // routes_v2.cpp: the Open Inference Protocol, everything below /v2
 struct V2Route {
   std::string_view endpoint;  ///< its label in the metrics, of static storage
@@ -58,6 +72,7 @@ struct V2Route {
   enum class Page { server, live, ready, model, model_ready, infer, index, load, unload } page;
 };
 std::optional<V2Route> find_v2_route(std::string_view path);
+void append_v2_routes(std::vector<RouteName>& names);
 Withdraw answer_v2(ServeState& state, const V2Route& route, const HttpRequest& request, Reply reply,
                    TracePtr trace);
 /// The model of a route, where its version is the one that is served.

@@ -88,6 +88,8 @@ HttpResponse get_index(const ServeState&, const HttpRequest&) {
               "GET  /ready      200 while requests are taken, else 503\n"
               "GET  /metrics    Prometheus text\n"
               "     /v2/...     Open Inference Protocol\n"
+              "GET  /docs       all routes, with what they take and answer\n"
+              "GET  /openapi.json  the same, for programs\n"
               "\n"
               "Requests and answers are JSON; docs/protocol.md describes them.\n"};
 }

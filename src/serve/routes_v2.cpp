@@ -25,6 +25,48 @@ std::vector<std::string_view> parts_of(std::string_view path) {
   return parts;
 }
 
+/// A route; {model} and {version} stand for one part of a path each.
+struct Shape {
+  std::string_view path;
+  std::string_view endpoint;
+  std::string_view method;
+  bool open;
+  Page page;
+};
+
+constexpr Shape kShapes[] = {
+    {"/v2", "/v2", "GET", false, Page::server},
+    {"/v2/health/live", "/v2/health/live", "GET", true, Page::live},
+    {"/v2/health/ready", "/v2/health/ready", "GET", true, Page::ready},
+    {"/v2/models/{model}", "/v2/models", "GET", false, Page::model},
+    {"/v2/models/{model}/ready", "/v2/models/ready", "GET", false, Page::model_ready},
+    {"/v2/models/{model}/infer", "/v2/models/infer", "POST", false, Page::infer},
+    {"/v2/models/{model}/versions/{version}", "/v2/models", "GET", false, Page::model},
+    {"/v2/models/{model}/versions/{version}/ready", "/v2/models/ready", "GET", false,
+     Page::model_ready},
+    {"/v2/models/{model}/versions/{version}/infer", "/v2/models/infer", "POST", false, Page::infer},
+    {"/v2/repository/index", "/v2/repository/index", "POST", false, Page::index},
+    {"/v2/repository/models/{model}/load", "/v2/repository/models/load", "POST", false, Page::load},
+    {"/v2/repository/models/{model}/unload", "/v2/repository/models/unload", "POST", false,
+     Page::unload},
+};
+
+std::optional<V2Route> match(const Shape& shape, const std::vector<std::string_view>& parts) {
+  const auto wanted = parts_of(shape.path);
+  if (wanted.size() != parts.size()) return std::nullopt;
+  V2Route route{
+      .endpoint = shape.endpoint, .method = shape.method, .open = shape.open, .page = shape.page};
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    if (wanted[i] == "{model}" && !parts[i].empty())
+      route.model = parts[i];
+    else if (wanted[i] == "{version}" && !parts[i].empty())
+      route.version = parts[i];
+    else if (wanted[i] != parts[i])
+      return std::nullopt;
+  }
+  return route;
+}
+
 HttpResponse flag_page(std::string_view name, bool on, int status) {
   JsonWriter w;
   w.begin_object().key(name).value(on).end_object();
@@ -142,54 +184,15 @@ HttpResponse v2_error(const ApiError& error) {
 }
 
 std::optional<V2Route> find_v2_route(std::string_view path) {
+  if (path != "/v2" && !path.starts_with("/v2/")) return std::nullopt;
   const auto parts = parts_of(path);
-  const auto is = [&](std::size_t i, std::string_view name) {
-    return i < parts.size() && parts[i] == name;
-  };
-  if (!is(0, "v2")) return std::nullopt;
-  if (parts.size() == 1) return V2Route{.endpoint = "/v2", .method = "GET", .page = Page::server};
-  if (is(1, "health") && parts.size() == 3 && (is(2, "live") || is(2, "ready")))
-    return V2Route{.endpoint = is(2, "live") ? "/v2/health/live" : "/v2/health/ready",
-                   .method = "GET",
-                   .open = true,
-                   .page = is(2, "live") ? Page::live : Page::ready};
-  if (is(1, "repository")) {
-    if (is(2, "index") && parts.size() == 3)
-      return V2Route{.endpoint = "/v2/repository/index", .method = "POST", .page = Page::index};
-    if (!is(2, "models") || parts.size() != 5) return std::nullopt;
-    if (is(4, "load"))
-      return V2Route{.endpoint = "/v2/repository/models/load",
-                     .method = "POST",
-                     .model = parts[3],
-                     .page = Page::load};
-    if (is(4, "unload"))
-      return V2Route{.endpoint = "/v2/repository/models/unload",
-                     .method = "POST",
-                     .model = parts[3],
-                     .page = Page::unload};
-    return std::nullopt;
-  }
-  if (!is(1, "models") || parts.size() < 3 || parts[2].empty()) return std::nullopt;
-  V2Route route{.endpoint = "/v2/models", .method = "GET", .model = parts[2], .page = Page::model};
-  std::size_t next = 3;
-  if (is(3, "versions") && parts.size() > 4 && !parts[4].empty()) {
-    route.version = parts[4];
-    next = 5;
-  }
-  if (parts.size() == next) return route;
-  if (parts.size() != next + 1) return std::nullopt;
-  if (is(next, "ready")) {
-    route.endpoint = "/v2/models/ready";
-    route.page = Page::model_ready;
-    return route;
-  }
-  if (is(next, "infer")) {
-    route.endpoint = "/v2/models/infer";
-    route.method = "POST";
-    route.page = Page::infer;
-    return route;
-  }
+  for (const Shape& shape : kShapes)
+    if (auto route = match(shape, parts)) return route;
   return std::nullopt;
+}
+
+void append_v2_routes(std::vector<RouteName>& names) {
+  for (const Shape& shape : kShapes) names.push_back({shape.path, shape.method});
 }
 
 Withdraw answer_v2(ServeState& state, const V2Route& route, const HttpRequest& request, Reply reply,

@@ -89,8 +89,9 @@ class CliReplay : public ::testing::Test {
 
 TEST(Cli, HelpIsZeroAndEverySubcommandShowsAnExample) {
   EXPECT_EQ(cortex_run({"--help"}).code, 0);
-  for (const std::string command : {"simulate", "inspect", "serve", "replay", "quantize", "profile",
-                                    "jitter", "bench", "load", "download", "import", "verify", "export"}) {
+  for (const std::string command :
+       {"simulate", "inspect", "serve", "replay", "quantize", "profile", "jitter", "bench", "load",
+        "download", "import", "verify", "export", "doctor"}) {
     const Ran ran = cortex_run({command, "--help"});
     EXPECT_EQ(ran.code, 0) << command;
     EXPECT_NE(ran.out.find("Example"), std::string::npos) << command;

@@ -1,4 +1,5 @@
 // Settings of `cortex serve` from files, the environment, --set and flags.
+#include <cortex/client.h>
 #include <gtest/gtest.h>
 
 #include <fstream>
@@ -7,6 +8,7 @@
 #include <vector>
 
 #include "support/process.h"
+#include "support/server_process.h"
 
 namespace cortex {
 namespace {
@@ -170,6 +172,16 @@ TEST_F(Configuration, WhatIsNeededMayComeFromAFile) {
   const Ran ran = serve({"--config", path});
   EXPECT_EQ(ran.code, 2);
   EXPECT_TRUE(contains(ran.err, "no such file: /no/such.safetensors")) << ran.err;
+}
+
+TEST_F(Configuration, WarmUpForwardsRunBeforeTheModelIsReady) {
+  testing::ServerProcess server({CORTEX_BINARY, "serve", "--model", "identity", "--port", "0",
+                                 "--set", "serve.warmup_iters=7"});
+  ASSERT_TRUE(server.line().starts_with("cortex: serving ")) << server.line();
+  const auto page = http_get(server.url(), "/metrics");
+  ASSERT_TRUE(page) << page.error().message;
+  EXPECT_TRUE(contains(page->body, "\ncortex_steps_total{model=\"identity\",version=\"1\"} 7\n"))
+      << page->body;
 }
 
 }  // namespace
