@@ -57,6 +57,28 @@ def streams(doc, table):
         table(["model", "precision", "streams", "p50", "p99", "steps/s"], rows)]
 
 
+def sessions(doc, table):
+    report, path = doc.load("gpu_sessions.json")
+    if not report:
+        return
+    ms = lambda us: f"{us / 1000:,.2f}"  # noqa: E731
+    rows = [[f"{r['sessions']:,}", str(r["generators"]), f"{r['answered_hz']:,.0f}",
+             ms(r["latency_us"]["p50"]), ms(r["latency_us"]["p99"]), ms(r["server_us"]["p50"]),
+             ms(r["server_us"]["p99"]), f"{sum(r.get('refused', {}).values()):,}", r["revision"]]
+            for r in report["results"]]
+    machine = report["machine"]
+    doc.parts += [
+        "## GPU: sessions at 50 Hz\n",
+        f"`{report['command']}`, {report['date']}, {machine['gpu']}, {machine['cpu']}, "
+        f"{machine['cores']} cores: [{path.name}]({path.as_posix()})\n",
+        "Milliseconds from when a step was due to its velocity in hand, and from its submission as "
+        "the engine counts it. Where the first is far above the second, the threads that generate "
+        "the load are what is slow; refused: sessions that the engine did not admit, as its "
+        "predicted capacity was taken.\n",
+        table(["sessions", "generators", "steps/s", "p50", "p99", "engine p50", "engine p99",
+               "refused", "revision"], rows)]
+
+
 def kernels(doc, table):
     report, path = doc.load("gpu_kernels.json")
     if not report:
@@ -83,4 +105,5 @@ def kernels(doc, table):
 def sections(doc, table):
     windows(doc, table)
     streams(doc, table)
+    sessions(doc, table)
     kernels(doc, table)

@@ -87,7 +87,8 @@ Recorder::Recorder(LogFile file, const ModelInfo& model, const RecorderOptions& 
       options_(options),
       counters_(counters),
       ring_(std::max(options.ring_bytes, kLargest * largest_record(model))) {
-  block_.reserve(std::max(kBlockBytes, 2 * largest_record(model)));
+  // Notes of sessions stand before the steps.
+  block_.reserve(kBlockBytes + std::max(kBlockBytes, 2 * largest_record(model)));
   thread_ = std::thread([this] { run(); });
 }
 

@@ -9,6 +9,7 @@
 
 #include "cuda_fixture.h"
 #include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/gemm_sm90.h"
 #include "model/window_model.h"
 #include "support/paths.h"
 
@@ -111,7 +112,7 @@ TEST_P(CudaEngine, AWindowEqualsTheCpus) {
 }
 
 TEST(CudaWindows, In8BitFloatsAreCloseToFloat32) {
-  if (cuda_devices().empty() || cuda_devices().front().compute_capability != 90)
+  if (cuda_devices().empty() || !gemm_sm90_supported(cuda_devices().front().index))
     GTEST_SKIP() << "no Hopper GPU: 8-bit floats were not tried";
   ModelConfig config = preset_config("cortex-s").value_or_throw();
   config.window_bins = 120;

@@ -4,6 +4,7 @@
 #include <random>
 
 #include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/gemm_sm90.h"
 
 /// A transformer block's linears in 8-bit floats against float64. Skipped, with a line that says
 /// so, where there is no Hopper GPU.
@@ -25,7 +26,7 @@ class Fp8 : public ::testing::Test {
  protected:
   void SetUp() override {
     const auto devices = cuda_devices();
-    if (devices.empty() || devices.front().compute_capability != 90)
+    if (devices.empty() || !gemm_sm90_supported(devices.front().index))
       GTEST_SKIP() << "no Hopper GPU: 8-bit floats were not tried";
     ops_ = make_cuda_ops(devices.front().index, {.fp8 = true});
     OpsCapacity most;

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "cuda_fixture.h"
+#include "kernels/cuda/gemm_sm90.h"
 #include "kernels/cuda/stream_blocks.h"
 
 /// All blocks of a stream model in one kernel against the same operations one by one, bit for bit.
@@ -29,7 +30,7 @@ class CudaStreamBlocks : public testing::CudaKernels {
   void SetUp() override {
     CudaKernels::SetUp();
     if (IsSkipped()) return;
-    if (cuda_devices().front().compute_capability != 90)
+    if (!gemm_sm90_supported(cuda_devices().front().index))
       GTEST_SKIP() << "no Hopper GPU: blocks of streams in one kernel were not run";
     ASSERT_EQ(cudaStreamCreate(&stream_), cudaSuccess);
   }

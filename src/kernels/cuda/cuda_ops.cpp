@@ -101,7 +101,8 @@ class CudaOps final : public Ops {
     name_ = properties.name;
     linears_.emplace(!options.portable && gemm_sm90_supported(device), options.fp8);
     if (options.fp8 && !linears_->hopper())
-      throw DeviceError(std::string("8-bit floats need a Hopper GPU; this is ") + name_);
+      throw DeviceError(
+          std::string("8-bit floats need a Hopper GPU and a build for sm_90a; this is ") + name_);
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
   }
   ~CudaOps() override {
