@@ -214,6 +214,7 @@ struct EngineStats {
   std::int64_t recoveries = 0;        ///< times that the device was set up again after it failed
   bool fell_back = false;  ///< the device did not come back: computing goes on on the CPU
   std::int64_t device_memory_used_bytes = -1;  ///< of the whole GPU, by anyone; -1 on the CPU
+  std::int64_t busy_ns = 0;                    ///< time in which batches were computed
 
   /// batch_sizes[i]: batches of more than 2^(i-1) and at most 2^i steps or windows.
   static constexpr int kBatchSizeBuckets = 17;

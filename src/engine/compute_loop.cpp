@@ -181,6 +181,7 @@ void LocalEngine::count_batch() {
   ++batch_.id;
   count_.batches.add();
   count_.batch_rows.add(static_cast<std::int64_t>(rows));
+  count_.busy_ns.add(batch_.computed_ns - batch_.forward_ns);
   count_.batch_sizes[static_cast<std::size_t>(std::bit_width(rows - 1))].add();
 }
 

@@ -184,6 +184,7 @@ EngineStats LocalEngine::stats() const {
   EngineStats s;
   s.batches = count_.batches.value();
   s.batch_rows = count_.batch_rows.value();
+  s.busy_ns = count_.busy_ns.value();
   for (std::size_t i = 0; i < s.batch_sizes.size(); ++i)
     s.batch_sizes[i] = count_.batch_sizes[i].value();
   s.failed_batches = count_.failed_batches.value();

@@ -66,6 +66,7 @@ class LocalEngine final : public Engine {
   struct Counters {
     Counter batches;
     Counter batch_rows;
+    Counter busy_ns;
     std::array<Counter, EngineStats::kBatchSizeBuckets> batch_sizes;
     Counter failed_batches;
     Counter recoveries;

@@ -174,6 +174,8 @@ class ServerImpl final : public Server {
       for (const auto& connection : host_.snapshot()) connection->check(now);
       for (const ModelRef& model : state_.models.alive()) {
         model->batches.flush(state_.tracer);
+        if (model->utilisation.is_due(now))
+          model->utilisation.sample(now, model->engine->stats().busy_ns);
         if (!state_.draining) model->engine->expire_idle_sessions();
       }
       if (!state_.draining)

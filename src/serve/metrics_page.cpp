@@ -65,6 +65,7 @@ struct Sample {
   std::string labels;
   EngineStats stats;
   const Engine* engine;
+  double utilisation = 0;
 };
 
 void write_models(PrometheusText& page, const std::vector<Sample>& samples) {
@@ -100,6 +101,12 @@ void write_models(PrometheusText& page, const std::vector<Sample>& samples) {
     if (s.stats.device_memory_used_bytes >= 0)
       page.gauge(m::kGpuMemory.name, m::kGpuMemory.help,
                  static_cast<double>(s.stats.device_memory_used_bytes), s.labels);
+  for (const Sample& s : samples)
+    if (s.stats.device_memory_used_bytes >= 0)
+      page.gauge(m::kGpuUtilisation.name, m::kGpuUtilisation.help, 100 * s.utilisation, s.labels);
+  for (const Sample& s : samples)
+    page.counter(m::kComputeSeconds.name, m::kComputeSeconds.help,
+                 static_cast<double>(s.stats.busy_ns) * 1e-9, s.labels);
   for (const Sample& s : samples)
     page.histogram(m::kBatchSize.name, m::kBatchSize.help, s.stats.batch_sizes,
                    static_cast<double>(s.stats.batch_rows), s.labels);
@@ -140,7 +147,7 @@ std::string metrics_page(const ServeState& state) {
   for (const ModelRef& model : state.models.alive()) {
     samples.push_back(
         {fmt::format("model=\"{}\",version=\"{}\"", label_value(model->name), model->version),
-         model->engine->stats(), model->engine});
+         model->engine->stats(), model->engine, model->utilisation.share()});
     samples.back().stats.withheld += model->withheld;
     samples.back().stats.late += model->late;
   }

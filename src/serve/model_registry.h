@@ -10,12 +10,32 @@
 #include <string_view>
 #include <vector>
 
+#include "core/clock.h"
 #include "serve/batch_watch.h"
 #include "serve/mailbox.h"
 #include "serve/server.h"
 #include "serve/worker.h"
 
 namespace cortex {
+
+/// Share of the time that an engine computes, of the last second and some.
+class Utilisation {
+ public:
+  bool is_due(TimeNs now) const { return now - at_ >= kEveryNs; }
+  /// EngineStats::busy_ns at `now`.
+  void sample(TimeNs now, std::int64_t busy_ns) {
+    if (at_ > 0) share_ = static_cast<double>(busy_ns - busy_ns_) / static_cast<double>(now - at_);
+    at_ = now;
+    busy_ns_ = busy_ns;
+  }
+  double share() const { return share_; }
+
+ private:
+  static constexpr TimeNs kEveryNs = 1'000'000'000;
+  TimeNs at_ = 0;
+  std::int64_t busy_ns_ = 0;
+  double share_ = 0;
+};
 
 /// A model as one load brought it in. Requests, sockets and sequences hold on to the one that they
 /// began with, so a reload takes nothing from them; when the last has let go, the engine ends.
@@ -27,6 +47,7 @@ struct ServedModel {
   BatchWatch batches;
   std::int64_t withheld = 0;  ///< in time by the engine, and too late for its client
   std::int64_t late = 0;      ///< likewise, and handed over all the same
+  Utilisation utilisation;
 };
 
 using ModelRef = std::shared_ptr<ServedModel>;

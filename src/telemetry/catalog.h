@@ -62,6 +62,11 @@ inline constexpr Metric kBehind{
 inline constexpr Metric kGpuMemory{"cortex_gpu_memory_used_bytes",
                                    "Memory in use on the engine's GPU, by anyone; absent on a "
                                    "CPU."};
+inline constexpr Metric kGpuUtilisation{
+    "cortex_gpu_utilization_percent",
+    "Share of the last second in which the engine's GPU computed for it; absent on a CPU."};
+inline constexpr Metric kComputeSeconds{"cortex_compute_seconds_total",
+                                        "Time in which batches were computed."};
 inline constexpr Metric kRecoveries{"cortex_recoveries_total",
                                     "Times that the device was set up again after it had failed."};
 inline constexpr Metric kFellBack{

@@ -188,6 +188,11 @@ class FakeEngine final : public Engine {
     held_ = false;
     changed_.notify_all();
   }
+  /// It runs on a GPU of which so much memory is in use.
+  void pretend_gpu(std::int64_t used_bytes) {
+    const std::lock_guard lock(mutex_);
+    stats_.device_memory_used_bytes = used_bytes;
+  }
   void set_state(EngineState state) {
     const std::lock_guard lock(mutex_);
     state_ = state;

@@ -4,6 +4,7 @@
 #include <sstream>
 #include <string>
 
+#include "serve/model_registry.h"
 #include "serve/test_server.h"
 #include "telemetry/catalog.h"
 
@@ -66,6 +67,27 @@ TEST(Metrics, RealTimeModeSaysWhatWasGranted) {
   EXPECT_TRUE(contains(
       page, "cortex_realtime_granted{model=\"fake\",version=\"1\",what=\"scheduler\"} 0\n"))
       << page;
+}
+
+TEST(Metrics, TheGpusGaugesAreThereOnAGpuAlone) {
+  TestServer server;
+  EXPECT_FALSE(contains(server.get("/metrics").body, "\ncortex_gpu_"));
+  server.engine().pretend_gpu(5'000'000);
+  const std::string page = server.get("/metrics").body;
+  EXPECT_TRUE(
+      contains(page, "\ncortex_gpu_memory_used_bytes{model=\"fake\",version=\"1\"} 5000000\n"));
+  EXPECT_TRUE(contains(page, "\ncortex_gpu_utilization_percent{model=\"fake\",version=\"1\"} 0\n"));
+}
+
+TEST(Metrics, UtilisationIsTheShareOfTimeBetweenTwoSamples) {
+  Utilisation utilisation;
+  constexpr TimeNs kSecond = 1'000'000'000;
+  utilisation.sample(5 * kSecond, 7);
+  EXPECT_EQ(utilisation.share(), 0) << "of one sample nothing follows";
+  EXPECT_FALSE(utilisation.is_due(5 * kSecond + 1));
+  ASSERT_TRUE(utilisation.is_due(7 * kSecond));
+  utilisation.sample(7 * kSecond, 7 + kSecond / 2);
+  EXPECT_DOUBLE_EQ(utilisation.share(), 0.25);
 }
 
 TEST(Metrics, UnknownPathsShareOneLabel) {
