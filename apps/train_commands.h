@@ -13,6 +13,7 @@
 namespace cortex {
 
 void add_train(CLI::App& app);
+void add_adapt(CLI::App& app);
 void add_evaluate(CLI::App& app);
 void add_ridge(CLI::App& app);
 void add_kalman(CLI::App& app);

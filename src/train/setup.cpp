@@ -54,6 +54,8 @@ Result<void> check_options(const TrainOptions& o) {
     return bad_flag("learn", fmt::format("is '{}', not all or units", o.learn));
   if (o.learn == "units" && o.init.empty())
     return bad_flag("learn", "units needs --init: everything else stays as that model has it");
+  if (o.init_rows != "session" && o.init_rows != "id")
+    return bad_flag("init-rows", fmt::format("is '{}', not session or id", o.init_rows));
   if (o.train_trials < 0) return bad_flag("train-trials", fmt::format("is {}", o.train_trials));
   if (o.select != "best" && o.select != "last")
     return bad_flag("select", fmt::format("is '{}', not best or last", o.select));
@@ -163,14 +165,15 @@ std::string fingerprint(const TrainOptions& o, const ModelConfig& config, const 
       "preset={} dim={} layers={} heads={} latents={} buckets={} receptive={} window={} bins={} "
       "reach={} tensors={:016x} bin_ms={} step_ms={} offset={} iterations={} minutes={} seed={} "
       "batch={} crop={} lr={:a} wd={:a} clip={:a} ema={:a} dropout={:a} thinning={:a} warmup={} "
-      "eval={} val={} bf16={} float64={} learn={} init={} accumulate={} select={} device={} "
+      "eval={} val={} bf16={} float64={} learn={} init={} rows={} accumulate={} select={} "
+      "device={} "
       "data={}",
       o.preset, config.dim, config.layers, config.heads, config.latents, config.value_buckets,
       config.receptive_steps, config.window_steps, config.window_bins, config.receptive_ms,
       std::hash<std::string>{}(shape), o.data.bin_ms, o.data.step_ms, config.target_offset_ms,
       o.iterations, o.minutes, o.seed, o.batch, o.crop_steps, o.lr, o.weight_decay, o.clip, o.ema,
       o.unit_dropout, o.thinning, o.warmup_iterations, o.eval_every, o.data.val_split, o.bf16,
-      o.float64, o.learn, o.init, o.accumulate, o.select, device, timeline.digest);
+      o.float64, o.learn, o.init, o.init_rows, o.accumulate, o.select, device, timeline.digest);
 }
 
 }  // namespace cortex::train

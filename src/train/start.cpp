@@ -18,9 +18,10 @@ Error differs(const std::string& path, const std::string& what) {
           "init"};
 }
 
-/// Rows of `units`: the model's own by id, others the mean of all.
+/// Rows of `units`: the model's own by id, others the mean of all. An id alone says little, since
+/// another session's unit 7 is another unit, unless `any_session`.
 Tensor rows_for(const Tensor& table, const std::vector<ModelUnit>& known,
-                const std::vector<ModelUnit>& units) {
+                const std::vector<ModelUnit>& units, bool any_session) {
   const auto width = static_cast<std::size_t>(table.shape()[1]);
   const auto from = table.f32();
   std::vector<float> mean(width, 0);
@@ -30,9 +31,10 @@ Tensor rows_for(const Tensor& table, const std::vector<ModelUnit>& known,
   for (std::size_t u = 0; u < known.size(); ++u) by_id.emplace(known[u].id, u);
   Tensor out({static_cast<std::int64_t>(units.size()), static_cast<std::int64_t>(width)});
   for (std::size_t u = 0; u < units.size(); ++u) {
-    const auto found = by_id.find(units[u].id);
-    // An id alone says little: another session's unit 7 is another unit.
-    const bool same = found != by_id.end() && known[found->second].session == units[u].session;
+    auto found = by_id.find(units[u].id);
+    if (found == by_id.end()) found = by_id.find(session_unit_id(units[u].session, units[u].id));
+    const bool same =
+        found != by_id.end() && (any_session || known[found->second].session == units[u].session);
     const float* row = same ? from.data() + found->second * width : mean.data();
     std::copy_n(row, width, out.f32().begin() + static_cast<std::ptrdiff_t>(u * width));
   }
@@ -85,7 +87,7 @@ Result<StartingPoint> starting_point(const TrainOptions& options, const Timeline
     const auto scale = loaded->tensors.find(scale_name(name));
     Tensor wide = to_float(tensor, scale == loaded->tensors.end() ? nullptr : &scale->second);
     if (std::find(kUnitTensors.begin(), kUnitTensors.end(), name) != kUnitTensors.end())
-      wide = rows_for(wide, c.units, out.config.units);
+      wide = rows_for(wide, c.units, out.config.units, options.init_rows == "id");
     out.weights.emplace(name, std::move(wide));
   }
   if (options.learn == "units")

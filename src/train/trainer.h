@@ -67,6 +67,9 @@ struct TrainOptions {
   /// What is learned: "all", or "units": the rows of the recordings' units alone, as when a trained
   /// decoder meets a new day with few labels. Output units must be those of `init`.
   std::string learn = "all";
+  /// Whose rows a unit starts with, of those in `init`: "session": of the same id and session, or
+  /// "id": of the same id, as on an array that stayed in place.
+  std::string init_rows = "session";
   std::int64_t train_trials = 0;  ///< of each recording, drawn by `seed`; 0: all of the split
   bool float64 = false;           ///< parameters and all arithmetic, for comparisons
   double rank_timeout_s = 600;    ///< ranks wait this long for one another
