@@ -28,13 +28,14 @@ void silence_units(Timeline& timeline, const DecodeChoices& choices) {
     keep_events(part, [&](const Event& e) { return keep[static_cast<std::size_t>(e.unit)] != 0; });
 }
 
-bool is_by_session(const ModelConfig& c) {
-  return !c.units.empty() && std::all_of(c.units.begin(), c.units.end(), [](const ModelUnit& u) {
+}  // namespace
+
+UnitsBy units_by(const ModelConfig& c) {
+  const bool named = std::all_of(c.units.begin(), c.units.end(), [](const ModelUnit& u) {
     return !u.session.empty() && u.id.rfind(u.session + "/", 0) == 0;
   });
+  return named && !c.units.empty() ? UnitsBy::session : UnitsBy::id;
 }
-
-}  // namespace
 
 Decoded decode_linear(const ModelFile& model, const Timeline& timeline) {
   const ModelConfig& c = model.config;
@@ -94,8 +95,8 @@ Result<OpenedModel> open_for(const std::string& path, const DataOptions& data,
   StepOptions step = step_options(out.data);
   for (const ModelUnit& unit : c.units) step.unit_ids.push_back(unit.id);
   step.allow_missing_units = ignore_other_units;
-  auto timeline = make_timeline(recordings, step, split, OtherTrials::keep, data.protocol,
-                                is_by_session(c) ? UnitsBy::session : UnitsBy::id);
+  auto timeline =
+      make_timeline(recordings, step, split, OtherTrials::keep, data.protocol, units_by(c));
   if (!timeline) return timeline.error();
   if (static_cast<int>(timeline->dims) != c.outputs())
     return Error{ErrorCode::invalid_argument,

@@ -18,6 +18,9 @@ Result<OpenedModel> open_for(const std::string& path, const DataOptions& data,
                              const std::string& split, const std::vector<Recording>& recordings,
                              bool ignore_other_units = false);
 
+/// How the units of recordings are matched with a model's.
+UnitsBy units_by(const ModelConfig& config);
+
 struct DecodeChoices {
   bool reset_each_trial = false;
   /// Share of the units whose spikes reach the decoder, drawn by `units_seed`; the others fall

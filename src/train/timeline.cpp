@@ -7,6 +7,7 @@
 #include <cstring>
 #include <limits>
 #include <map>
+#include <set>
 
 #include "data/folds.h"
 
@@ -88,6 +89,7 @@ class UnitTable {
     if (by_ == UnitsBy::id) {
       timeline_.unit_ids = stepped.unit_ids;
       timeline_.unit_sessions.resize(stepped.unit_ids.size(), part.session);
+      mark_held_out(recording, "");
       return {};
     }
     std::vector<std::int32_t> rows;
@@ -108,10 +110,20 @@ class UnitTable {
     }
     for (Event& e : part.events) e.unit = rows[static_cast<std::size_t>(e.unit)];
     keep_events(part, [](const Event& e) { return e.unit != kSilent; });
+    mark_held_out(recording, part.session + "/");
     return {};
   }
 
  private:
+  void mark_held_out(const Recording& recording, const std::string& prefix) {
+    std::set<std::string> held_out;
+    for (const Unit& unit : recording.units)
+      if (unit.held_out) held_out.insert(prefix + unit.id);
+    timeline_.unit_held_out.resize(timeline_.unit_ids.size(), 0);
+    for (std::size_t u = 0; u < timeline_.unit_ids.size(); ++u)
+      if (held_out.contains(timeline_.unit_ids[u])) timeline_.unit_held_out[u] = 1;
+  }
+
   std::int32_t row(const std::string& id, const std::string& session) {
     const auto [at, fresh] = rows_.emplace(id, static_cast<std::int32_t>(rows_.size()));
     if (fresh) {

@@ -33,8 +33,9 @@ struct TimelinePart {
 struct Timeline {
   std::vector<TimelinePart> parts;
   std::vector<std::string> unit_ids;
-  std::vector<std::string> unit_sessions;  ///< session of each unit
-  std::vector<double> unit_rates_hz;       ///< over observed steps that were not blanked
+  std::vector<std::string> unit_sessions;   ///< session of each unit
+  std::vector<std::uint8_t> unit_held_out;  ///< 1 where a recording marks the unit so
+  std::vector<double> unit_rates_hz;        ///< over observed steps that were not blanked
   std::vector<std::string> output_names;
   std::string output_unit;
   std::size_t dims = 0;
