@@ -15,6 +15,7 @@
 #include "data/nwb.h"
 #include "data/statistics.h"
 #include "inspect_advice.h"
+#include "inspect_drift.h"
 #include "inspect_model.h"
 
 namespace cortex {
@@ -180,17 +181,29 @@ void inspect_recording(const std::string& path, bool json) {
 void add_inspect(CLI::App& app) {
   struct Flags {
     std::string file;
+    std::string drift;
     bool json = false;
   };
   auto flags = std::make_shared<Flags>();
   CLI::App* command = app.add_subcommand("inspect", "Describe a recording (NWB) or a model file.");
   command->add_option("file", flags->file, "NWB recording, or safetensors model")->required();
+  command->add_option("--drift", flags->drift,
+                      "model, or recording of another day: how far the units of FILE have moved "
+                      "from its own");
   command->add_flag("--json", flags->json, "print one JSON object");
   command->footer(
       "Example:\n"
       "  cortex inspect session.nwb\n"
-      "  cortex inspect model.safetensors --json");
+      "  cortex inspect model.safetensors --json\n"
+      "  cortex inspect today.nwb --drift model.safetensors");
   command->callback([flags] {
+    if (!flags->drift.empty()) {
+      if (!is_hdf5(flags->file))
+        throw Exception{{ErrorCode::invalid_argument,
+                         flags->file + ": not a recording (NWB), which --drift looks at", "file"}};
+      inspect_drift(flags->file, flags->drift, is_hdf5(flags->drift), flags->json);
+      return;
+    }
     is_hdf5(flags->file) ? inspect_recording(flags->file, flags->json)
                          : inspect_model(flags->file, flags->json);
   });

@@ -14,6 +14,13 @@ void run_evaluate(const train::EvaluateOptions& options, bool json) {
   const auto report = train::evaluate(options).value_or_throw();
   const bool against = !options.against.empty();
   const PairedDifference& d = report.difference;
+  if (!json && report.co_bps) {
+    std::cout << "co-bps " << *report.co_bps << " over " << report.held_out_spikes << " spikes of "
+              << report.held_out_units << " held-out units in " << report.steps << " steps of "
+              << report.trials << " trials (" << report.protocol << ", " << report.clock
+              << ", causal)\n";
+    return;
+  }
   if (!json) {
     std::cout << "r2 " << report.r2 << " [" << report.interval.low << ", " << report.interval.high
               << "] over " << report.steps << " steps of " << report.trials << " trials ("
@@ -26,9 +33,15 @@ void run_evaluate(const train::EvaluateOptions& options, bool json) {
     return;
   }
   JsonWriter w;
-  w.begin_object().key("r2").value(report.r2);
-  write_numbers(w, "r2_per_dim", report.r2_per_dim);
-  w.key("r2_low").value(report.interval.low).key("r2_high").value(report.interval.high);
+  w.begin_object();
+  if (report.co_bps) {
+    w.key("co_bps").value(*report.co_bps).key("held_out_units").value(report.held_out_units);
+    w.key("held_out_spikes").value(report.held_out_spikes);
+  } else {
+    w.key("r2").value(report.r2);
+    write_numbers(w, "r2_per_dim", report.r2_per_dim);
+    w.key("r2_low").value(report.interval.low).key("r2_high").value(report.interval.high);
+  }
   w.key("steps").value(report.steps).key("trials").value(report.trials);
   w.key("unobserved_steps").value(report.unobserved).key("resamples").value(options.resamples);
   w.key("model").value(report.model);

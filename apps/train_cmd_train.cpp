@@ -10,7 +10,6 @@
 #include "train_commands.h"
 
 namespace cortex {
-namespace {
 
 constexpr char kModel[] = "Model";
 constexpr char kData[] = "Data";
@@ -73,6 +72,31 @@ void add_learning_flags(CLI::App& command, train::TrainOptions& o) {
   flag("--warmup-iterations", o.warmup_iterations, "Linear rise of the learning rate");
 }
 
+void add_run_flags(CLI::App& command, train::TrainOptions& o) {
+  command
+      .add_option("--units-by", o.data.units_by,
+                  "id: all recordings hold the same units; session: each has its own")
+      ->capture_default_str()
+      ->group(kData);
+  command.add_option("--split-train", o.data.train_split, "Trials to learn from")
+      ->capture_default_str()
+      ->group(kData);
+  command.add_option("--split-val", o.data.val_split, "Trials to score, or none")
+      ->capture_default_str()
+      ->group(kData);
+  command.add_option("--out", o.out, "Model file to write")->required();
+  command.add_option("--run", o.run_dir, "Folder of checkpoint and metrics (default: OUT.run)");
+  command.add_flag("--resume", o.resume, "Go on from the run's checkpoint, if there is one");
+  command.add_option("--eval-every", o.eval_every, "Iterations between scores")
+      ->capture_default_str();
+  command.add_option("--checkpoint-every", o.checkpoint_every, "Iterations between checkpoints")
+      ->capture_default_str();
+  command.add_option("--stop-after", o.stop_after,
+                     "Updates of this process; then leave a checkpoint for --resume");
+}
+
+namespace {
+
 void run_train(const train::TrainOptions& options, bool json) {
   const auto report = train::train(options).value_or_throw();
   if (!report.complete)
@@ -113,28 +137,9 @@ void add_train(CLI::App& app) {
   add_data_flags(*command, o.data, true);
   for (CLI::Option* option : command->get_options())
     if (std::find(before.begin(), before.end(), option) == before.end()) option->group(kData);
-  command
-      ->add_option("--units-by", o.data.units_by,
-                   "id: all recordings hold the same units; session: each has its own")
-      ->capture_default_str()
-      ->group(kData);
   auto protocol = std::make_shared<ProtocolFlags>();
   add_protocol_flags(*command, *protocol, o.data);
-  command->add_option("--split-train", o.data.train_split, "Trials to learn from")
-      ->capture_default_str()
-      ->group(kData);
-  command->add_option("--split-val", o.data.val_split, "Trials to score, or none")
-      ->capture_default_str()
-      ->group(kData);
-  command->add_option("--out", o.out, "Model file to write")->required();
-  command->add_option("--run", o.run_dir, "Folder of checkpoint and metrics (default: OUT.run)");
-  command->add_flag("--resume", o.resume, "Go on from the run's checkpoint, if there is one");
-  command->add_option("--eval-every", o.eval_every, "Iterations between scores")
-      ->capture_default_str();
-  command->add_option("--checkpoint-every", o.checkpoint_every, "Iterations between checkpoints")
-      ->capture_default_str();
-  command->add_option("--stop-after", o.stop_after,
-                      "Updates of this process; then leave a checkpoint for --resume");
+  add_run_flags(*command, o);
   add_device_flags(*command, o.device, o.threads);
   add_model_flags(*command, o.model);
   add_learning_flags(*command, o);

@@ -13,6 +13,8 @@
 namespace cortex {
 
 void add_train(CLI::App& app);
+void add_pretrain(CLI::App& app);
+void add_adapt(CLI::App& app);
 void add_evaluate(CLI::App& app);
 void add_ridge(CLI::App& app);
 void add_kalman(CLI::App& app);
@@ -36,6 +38,11 @@ struct ProtocolFlags {
 void add_protocol_flags(CLI::App& command, ProtocolFlags& flags, train::DataOptions& data);
 /// `data` with the protocol and the folds of `flags`.
 train::DataOptions with_protocol(const ProtocolFlags& flags, train::DataOptions data);
+
+/// Sizes of a model; how it learns; its recordings, splits, files and checkpoints.
+void add_model_flags(CLI::App& command, train::ModelOverrides& model);
+void add_learning_flags(CLI::App& command, train::TrainOptions& options);
+void add_run_flags(CLI::App& command, train::TrainOptions& options);
 
 void add_device_flags(CLI::App& command, std::string& device, int& threads);
 

@@ -10,6 +10,8 @@ int main(int argc, char** argv) {
       "Exit codes: 0, 1 failed, 2 usage.\n"
       "Example:\n  cortex-train train --nwb session.nwb --out model.safetensors --minutes 10");
   cortex::add_train(app);
+  cortex::add_pretrain(app);
+  cortex::add_adapt(app);
   cortex::add_evaluate(app);
   cortex::add_ridge(app);
   cortex::add_kalman(app);

@@ -1,6 +1,7 @@
 #include "data/intervals.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 namespace cortex {
@@ -45,6 +46,44 @@ Interval session_span(const Recording& recording, const std::vector<Interval>& o
   for (const BehaviorSeries& series : recording.behavior)
     if (!series.times_s.empty()) include(series.times_s.front(), series.times_s.back());
   return span;
+}
+
+std::vector<Interval> observed_time(const Recording& recording) {
+  std::vector<Interval> spans = observed_union(recording);
+  const Interval session = session_span(recording, spans);
+  if (spans.empty() && std::isfinite(session.start_s)) spans.push_back(session);
+  return spans;
+}
+
+double total_length(const std::vector<Interval>& spans) {
+  double sum = 0;
+  for (const Interval& span : spans) sum += span.stop_s - span.start_s;
+  return sum;
+}
+
+std::int64_t count_within(const std::vector<double>& spikes, const Interval& span) {
+  return std::lower_bound(spikes.begin(), spikes.end(), span.stop_s - kTimeEdge) -
+         std::lower_bound(spikes.begin(), spikes.end(), span.start_s - kTimeEdge);
+}
+
+double rate_within(const std::vector<double>& spikes, const std::vector<Interval>& spans) {
+  std::int64_t count = 0;
+  for (const Interval& span : spans) count += count_within(spikes, span);
+  const double length = total_length(spans);
+  return length > 0 ? static_cast<double>(count) / length : 0;
+}
+
+std::vector<Interval> slice(const std::vector<Interval>& spans, double from, double to) {
+  std::vector<Interval> part;
+  double before = 0;
+  for (const Interval& span : spans) {
+    const double length = span.stop_s - span.start_s;
+    const double first = std::max(from - before, 0.0);
+    const double last = std::min(to - before, length);
+    if (last > first) part.push_back({span.start_s + first, span.start_s + last});
+    before += length;
+  }
+  return part;
 }
 
 double median_period(const std::vector<double>& times) {

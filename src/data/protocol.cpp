@@ -17,9 +17,11 @@ constexpr double kEdge = 1e-6;
 /// Marks the steps of aligned protocols, a trial at a time.
 class Aligner {
  public:
-  Aligner(const SteppedRecording& stepped, const Recording& recording, double target_offset_ms)
+  Aligner(const SteppedRecording& stepped, const Recording& recording, double target_offset_ms,
+          bool with_target)
       : stepped_(stepped),
         recording_(recording),
+        with_target_(with_target),
         offset_s_(target_offset_ms * 1e-3),
         step_s_(stepped.step_ms * 1e-3) {
     out.mask.assign(static_cast<std::size_t>(stepped.steps()), 0);
@@ -33,7 +35,7 @@ class Aligner {
 
   void claim(std::int64_t step, std::size_t trial) {
     if (step < 0 || step >= stepped_.steps() || out.mask[static_cast<std::size_t>(step)]) return;
-    for (std::size_t d = 0; d < stepped_.dims; ++d)
+    for (std::size_t d = 0; with_target_ && d < stepped_.dims; ++d)
       if (!std::isfinite(stepped_.target[static_cast<std::size_t>(step) * stepped_.dims + d]))
         return;
     const double time = stepped_.origin_s + static_cast<double>(step + 1) * step_s_ + offset_s_;
@@ -50,6 +52,7 @@ class Aligner {
  private:
   const SteppedRecording& stepped_;
   const Recording& recording_;
+  bool with_target_;
   double offset_s_;
   double step_s_;
 };
@@ -68,7 +71,7 @@ Result<Protocol> parse_protocol(const std::string& name) {
 Result<ScoredSteps> protocol_steps(const SteppedRecording& stepped, const Recording& recording,
                                    const std::string& splits, double target_offset_ms,
                                    const ProtocolOptions& options) {
-  auto inside = scored_steps(stepped, recording, splits);
+  auto inside = scored_steps(stepped, recording, splits, !options.spikes);
   if (!inside) return inside.error();
   if (options.protocol == Protocol::causal) {
     ScoredSteps out{*std::move(inside), stepped.trial};
@@ -81,7 +84,9 @@ Result<ScoredSteps> protocol_steps(const SteppedRecording& stepped, const Record
                  fmt::format("the span is {} to {} ms, {} ms later", options.from_ms, options.to_ms,
                              options.lag_ms),
                  "protocol"};
-  Aligner aligner(stepped, recording, target_offset_ms);
+  // Spikes of a step are where the step is.
+  const double offset_ms = options.spikes ? -stepped.step_ms / 2 : target_offset_ms;
+  Aligner aligner(stepped, recording, offset_ms, !options.spikes);
   bool aligned = false;
   for (std::size_t t = 0; t < recording.trials.size(); ++t) {
     const Trial& trial = recording.trials[t];
@@ -94,7 +99,7 @@ Result<ScoredSteps> protocol_steps(const SteppedRecording& stepped, const Record
       aligner.claim(static_cast<std::int64_t>(std::floor(aligner.place(onset) + 0.5)), t);
       continue;
     }
-    const double shift = options.lag_ms;
+    const double shift = options.spikes ? 0 : options.lag_ms;
     const double first = aligner.place(onset + (options.from_ms + shift) * 1e-3);
     const double last = aligner.place(onset + (options.to_ms + shift) * 1e-3);
     for (auto s = static_cast<std::int64_t>(std::ceil(std::max(-1.0, first) - kEdge));

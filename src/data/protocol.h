@@ -25,6 +25,8 @@ struct ProtocolOptions {
   double from_ms = -250;                  ///< nlb: span around the onset
   double to_ms = 450;
   double lag_ms = 80;  ///< nlb: behaviour scored is this much after the span (MC_Maze: 80)
+  /// Spikes are scored and not behaviour: a step needs no target, and nlb's span has no lag.
+  bool spikes = false;
 };
 
 struct ScoredSteps {

@@ -9,7 +9,6 @@ namespace cortex {
 namespace {
 
 constexpr double kWindow = 0.2;  // seconds
-constexpr double kEdge = 1e-9;   // seconds
 constexpr std::size_t kMinWindows = 100;
 constexpr double kMostWindowCounts = 1e8;
 constexpr double kMinWindowMean = 0.05;
@@ -29,38 +28,6 @@ Spread spread(std::vector<double> values) {
   return {percentile(values, 0.05), percentile(values, 0.5), percentile(values, 0.95)};
 }
 
-double total_length(const std::vector<Interval>& spans) {
-  double sum = 0;
-  for (const Interval& span : spans) sum += span.stop_s - span.start_s;
-  return sum;
-}
-
-std::int64_t count_within(const std::vector<double>& spikes, const Interval& span) {
-  return std::lower_bound(spikes.begin(), spikes.end(), span.stop_s - kEdge) -
-         std::lower_bound(spikes.begin(), spikes.end(), span.start_s - kEdge);
-}
-
-double rate_within(const std::vector<double>& spikes, const std::vector<Interval>& spans) {
-  std::int64_t count = 0;
-  for (const Interval& span : spans) count += count_within(spikes, span);
-  const double length = total_length(spans);
-  return length > 0 ? static_cast<double>(count) / length : 0;
-}
-
-/// The part of `spans` between two amounts of accumulated observed time.
-std::vector<Interval> slice(const std::vector<Interval>& spans, double from, double to) {
-  std::vector<Interval> part;
-  double before = 0;
-  for (const Interval& span : spans) {
-    const double length = span.stop_s - span.start_s;
-    const double first = std::max(from - before, 0.0);
-    const double last = std::min(to - before, length);
-    if (last > first) part.push_back({span.start_s + first, span.start_s + last});
-    before += length;
-  }
-  return part;
-}
-
 double centre(const std::vector<Interval>& spans) {
   double weighted = 0;
   for (const Interval& span : spans)
@@ -78,7 +45,7 @@ std::optional<Spread> fano_factors(const Recording& recording) {
   if (!(looked_up <= kMostWindowCounts)) return std::nullopt;
   std::vector<Interval> windows;
   for (const Trial& trial : recording.trials)
-    for (int w = 0; trial.span.start_s + (w + 1) * kWindow <= trial.span.stop_s + kEdge; ++w)
+    for (int w = 0; trial.span.start_s + (w + 1) * kWindow <= trial.span.stop_s + kTimeEdge; ++w)
       windows.push_back({trial.span.start_s + w * kWindow, trial.span.start_s + (w + 1) * kWindow});
   if (windows.size() < kMinWindows) return std::nullopt;
   std::vector<double> factors;
@@ -132,7 +99,7 @@ void describe_speed(const Recording& recording, RecordingStatistics& out) {
   std::vector<double> speeds;
   for (const Trial& trial : recording.trials) {
     const auto& times = series->times_s;
-    auto at = std::lower_bound(times.begin(), times.end(), trial.span.start_s - kEdge);
+    auto at = std::lower_bound(times.begin(), times.end(), trial.span.start_s - kTimeEdge);
     for (; at != times.end() && *at < trial.span.stop_s; ++at) {
       const auto row = static_cast<std::size_t>(at - times.begin());
       double square = 0;
@@ -166,10 +133,8 @@ SeriesStatistics describe_series(const BehaviorSeries& series) {
 
 RecordingStatistics describe(const Recording& recording) {
   RecordingStatistics out;
-  std::vector<Interval> observed = observed_union(recording);
-  out.session = session_span(recording, observed);
-  if (observed.empty() && std::isfinite(out.session.start_s)) observed.push_back(out.session);
-  if (!std::isfinite(out.session.start_s)) out.session = {};
+  const std::vector<Interval> observed = observed_time(recording);
+  if (!observed.empty()) out.session = {observed.front().start_s, observed.back().stop_s};
   out.observed_s = total_length(observed);
   for (std::size_t i = 1; i < observed.size(); ++i) {
     ++out.gaps;

@@ -222,8 +222,8 @@ Result<SteppedRecording> step_recording(const Recording& recording, const StepOp
 
 Result<std::vector<std::uint8_t>> scored_steps(const SteppedRecording& stepped,
                                                const Recording& recording,
-                                               const std::string& splits) {
-  if (stepped.dims == 0)
+                                               const std::string& splits, bool with_target) {
+  if (with_target && stepped.dims == 0)
     return bad("target", fmt::format("{}: nothing to score, it has no behaviour", recording.path));
   std::set<std::string> present;
   for (const Trial& trial : recording.trials) present.insert(trial.split);
@@ -247,7 +247,7 @@ Result<std::vector<std::uint8_t>> scored_steps(const SteppedRecording& stepped,
         !wanted.contains(recording.trials[static_cast<std::size_t>(trial)].split))
       continue;
     bool finite = true;
-    for (std::size_t d = 0; d < stepped.dims; ++d)
+    for (std::size_t d = 0; with_target && d < stepped.dims; ++d)
       finite = finite && std::isfinite(stepped.target[s * stepped.dims + d]);
     mask[s] = finite ? 1 : 0;
   }

@@ -60,10 +60,11 @@ Result<SteppedRecording> step_recording(const Recording& recording, const StepOp
 
 /// 1 for steps that count: observed, inside a trial whose split is one of `splits` (comma
 /// separated; "all" takes every trial), target finite in every dimension. [steps]. A split that no
-/// trial is in, or a recording without a target, is invalid_argument.
+/// trial is in, or a recording without a target, is invalid_argument. `with_target` false: spikes
+/// are what counts, and neither target nor recording needs one.
 Result<std::vector<std::uint8_t>> scored_steps(const SteppedRecording& stepped,
                                                const Recording& recording,
-                                               const std::string& splits);
+                                               const std::string& splits, bool with_target = true);
 
 /// Coefficient of determination over rows where mask is 1; NaN where no row is, or where the truth
 /// does not vary.

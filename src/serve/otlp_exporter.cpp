@@ -116,12 +116,13 @@ OtlpExporter::~OtlpExporter() {
 
 void OtlpExporter::run() {
   name_this_thread("cortex-traces");
-  std::unique_lock lock(mutex_);
-  while (!stopping_) {
-    changed_.wait_for(lock, kEvery, [this] { return stopping_; });
-    lock.unlock();
+  // What waits at the end is sent even where that comes before the thread has begun.
+  for (bool is_last = false; !is_last;) {
+    {
+      std::unique_lock lock(mutex_);
+      is_last = changed_.wait_for(lock, kEvery, [this] { return stopping_; });
+    }
     export_all();
-    lock.lock();
   }
 }
 

@@ -52,8 +52,11 @@ Result<void> fit(const CompareOptions& options, const std::string& name, int fol
   DataOptions data = options.data;
   data.fold = fold;
   data.val_split = "test";
-  // Whichever steps are scored, all of a training trial are there to learn from.
-  data.protocol.protocol = Protocol::causal;
+  // All of a training trial is there to learn from, whichever steps are scored. But a decoder of
+  // whole movements errs by more than the hand moves at onset, so there it learns that one step, as
+  // published decoders do; a Kalman filter needs steps that follow one another.
+  if (data.protocol.protocol != Protocol::onset || name == "kalman")
+    data.protocol.protocol = Protocol::causal;
   if (name == "ridge") {
     RidgeOptions ridge_options{.data = data,
                                .eval_nwb = {},

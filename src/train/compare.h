@@ -61,7 +61,8 @@ struct CompareReport {
   int folds = 0;
 };
 
-/// Every model is fitted on each fold's training trials and scored on its tested ones; nothing is
+/// Every model is fitted on each fold's training trials, on every step of them or, under `onset`,
+/// on the one that is scored (kalman: on every step), and scored on its tested ones; nothing is
 /// chosen on a tested trial. `progress` is told what begins.
 Result<CompareReport> compare(const CompareOptions& options,
                               const std::function<void(const std::string&)>& progress);

@@ -10,6 +10,7 @@ namespace {
 // Streams of random numbers that one iteration draws from.
 constexpr std::uint64_t kPlaces = 0;
 constexpr std::uint64_t kFirstCrop = 1;
+constexpr std::uint64_t kFirstHidden = std::uint64_t{1} << 32;
 
 std::uint64_t mix(std::uint64_t z) {
   z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ULL;
@@ -21,8 +22,53 @@ std::int64_t starts_in(const TimelinePart& part, std::int64_t length) {
   return std::max<std::int64_t>(1, part.steps() - length + 1);
 }
 
+/// Which cells of a crop are hidden, a step at a time.
+class HiddenCells {
+ public:
+  HiddenCells(const Timeline& timeline, const Augmentation& augmentation, std::int64_t bins,
+              CounterRandom random)
+      : bins_(bins), chance_(augmentation.hide_bins), random_(random) {
+    if (!augmentation.hides()) return;
+    for (const std::uint8_t held_out : timeline.unit_held_out)
+      units_.push_back(random_.uniform() < augmentation.hide_units || held_out);
+    cells_.resize(units_.size() * static_cast<std::size_t>(bins));
+  }
+
+  /// Draws those of the next step and appends its row to the batch, asked for if it is `scored`.
+  void next_step(CropBatch& batch, bool scored) {
+    if (cells_.empty()) return;
+    for (std::size_t cell = 0; cell < cells_.size(); ++cell)
+      cells_[cell] = units_[cell / static_cast<std::size_t>(bins_)] || random_.uniform() < chance_;
+    row_ = batch.hidden.size();
+    scored_ = scored;
+    batch.hidden.resize(row_ + cells_.size(), 0.0f);
+    batch.asked.resize(row_ + cells_.size(), 0);
+    if (!scored) return;
+    std::copy(cells_.begin(), cells_.end(),
+              batch.asked.end() - static_cast<std::ptrdiff_t>(cells_.size()));
+    batch.asked_cells += std::count(cells_.begin(), cells_.end(), std::uint8_t{1});
+  }
+
+  /// Whether the event, `bin` bins into the step, is hidden; the batch then holds it as an answer.
+  bool takes(const Event& event, std::int64_t bin, CropBatch& batch) const {
+    if (cells_.empty()) return false;
+    const auto cell = static_cast<std::size_t>(event.unit * bins_ + bin);
+    if (cells_[cell] && scored_) batch.hidden[row_ + cell] += static_cast<float>(event.value);
+    return cells_[cell] != 0;
+  }
+
+ private:
+  std::int64_t bins_;
+  double chance_;
+  CounterRandom random_;
+  std::vector<std::uint8_t> units_;  // hidden throughout
+  std::vector<std::uint8_t> cells_;  // [units * bins] of this step; empty: nothing is hidden
+  std::size_t row_ = 0;
+  bool scored_ = false;
+};
+
 void append_crop(CropBatch& batch, const Timeline& timeline, const Crop& crop, std::int64_t warmup,
-                 const Augmentation& augmentation, CounterRandom random) {
+                 const Augmentation& augmentation, CounterRandom random, CounterRandom hiding) {
   const TimelinePart& part = timeline.parts[crop.part];
   const std::int64_t bins = static_cast<std::int64_t>(timeline.step_ms / timeline.bin_ms + 0.5);
   std::vector<std::uint8_t> silent(timeline.unit_ids.size(), 0);
@@ -30,15 +76,18 @@ void append_crop(CropBatch& batch, const Timeline& timeline, const Crop& crop, s
     const double rate = augmentation.unit_dropout * random.uniform();
     for (auto& s : silent) s = random.uniform() < rate;
   }
+  HiddenCells cells(timeline, augmentation, bins, hiding);
   const double lose = augmentation.thinning > 0 ? augmentation.thinning * random.uniform() : 0;
   for (std::int64_t i = 0; i < batch.steps; ++i) {
     const std::int64_t s = crop.start + i;
     const bool inside = s < part.steps();
+    const bool scored = inside && i >= warmup && part.mask[s];
+    cells.next_step(batch, scored);
     if (inside)
       for (std::int64_t k = part.indptr[s]; k < part.indptr[s + 1]; ++k) {
         Event e = part.events[k];
         e.bin -= crop.start * bins;
-        if (silent[e.unit]) continue;
+        if (cells.takes(e, e.bin - i * bins, batch) || silent[e.unit]) continue;
         if (lose > 0) {
           const std::int32_t had = e.value;
           for (std::int32_t n = 0; n < had; ++n) e.value -= random.uniform() < lose;
@@ -47,7 +96,6 @@ void append_crop(CropBatch& batch, const Timeline& timeline, const Crop& crop, s
         batch.events.push_back(e);
       }
     batch.indptr.push_back(static_cast<std::int64_t>(batch.events.size()));
-    const bool scored = inside && i >= warmup && part.mask[s];
     batch.mask.push_back(scored);
     batch.scored += scored;
     for (std::size_t d = 0; d < timeline.dims; ++d)
@@ -121,7 +169,8 @@ CropBatch pack_crops(const Timeline& timeline, const std::vector<Crop>& crops, s
   batch.indptr.push_back(0);
   for (std::size_t i = 0; i < crops.size(); ++i)
     append_crop(batch, timeline, crops[i], warmup, augmentation,
-                CounterRandom(seed, iteration, kFirstCrop + first + i));
+                CounterRandom(seed, iteration, kFirstCrop + first + i),
+                CounterRandom(seed, iteration, kFirstHidden + first + i));
   return batch;
 }
 
@@ -148,7 +197,7 @@ CropBatch whole_span(const Timeline& timeline, const Crop& span, std::int64_t le
   batch.crops = 1;
   batch.steps = length;
   batch.indptr.push_back(0);
-  append_crop(batch, timeline, span, 0, {}, CounterRandom(0, 0, 0));
+  append_crop(batch, timeline, span, 0, {}, CounterRandom(0, 0, 0), CounterRandom(0, 0, 0));
   return batch;
 }
 

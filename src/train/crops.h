@@ -18,6 +18,11 @@ struct CropBatch {
   std::vector<std::uint8_t> mask;    ///< [crops * steps] 1 where scored
   std::int64_t scored = 0;
 
+  /// Spikes hidden from the network, [crops * steps, units * bins of a step]; empty where none are.
+  std::vector<std::uint8_t> asked;  ///< 1 for the hidden cells of scored steps
+  std::vector<float> hidden;        ///< spikes in them; 0 elsewhere
+  std::int64_t asked_cells = 0;
+
   std::int64_t rows() const { return crops * steps; }
 };
 
@@ -27,6 +32,11 @@ struct Augmentation {
   /// fixed chance would make the whole population, which is what is decoded later, a rare sight.
   double unit_dropout = 0;
   double thinning = 0;  ///< and loses each spike with a chance drawn from [0, thinning]
+  /// A crop hides each unit throughout with this chance, held-out units always, ...
+  double hide_units = 0;
+  double hide_bins = 0;  ///< ... and each (unit, bin) that is left with this one.
+
+  bool hides() const { return hide_units > 0 || hide_bins > 0; }
 };
 
 /// Where a crop lies: steps [start, start + length) of a part of the timeline.

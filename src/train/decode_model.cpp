@@ -24,27 +24,18 @@ void silence_units(Timeline& timeline, const DecodeChoices& choices) {
   const auto kept =
       static_cast<std::size_t>(std::lround(choices.units_kept * static_cast<double>(order.size())));
   for (std::size_t i = 0; i < kept; ++i) keep[order[i]] = 1;
-  for (TimelinePart& part : timeline.parts) {
-    std::size_t to = 0;
-    std::int64_t from = 0;
-    for (std::size_t s = 0; s + 1 < part.indptr.size(); ++s) {
-      const std::int64_t end = part.indptr[s + 1];
-      for (; from < end; ++from)
-        if (keep[static_cast<std::size_t>(part.events[static_cast<std::size_t>(from)].unit)])
-          part.events[to++] = part.events[static_cast<std::size_t>(from)];
-      part.indptr[s + 1] = static_cast<std::int64_t>(to);
-    }
-    part.events.resize(to);
-  }
-}
-
-bool is_by_session(const ModelConfig& c) {
-  return !c.units.empty() && std::all_of(c.units.begin(), c.units.end(), [](const ModelUnit& u) {
-    return !u.session.empty() && u.id.rfind(u.session + "/", 0) == 0;
-  });
+  for (TimelinePart& part : timeline.parts)
+    keep_events(part, [&](const Event& e) { return keep[static_cast<std::size_t>(e.unit)] != 0; });
 }
 
 }  // namespace
+
+UnitsBy units_by(const ModelConfig& c) {
+  const bool named = std::all_of(c.units.begin(), c.units.end(), [](const ModelUnit& u) {
+    return !u.session.empty() && u.id.rfind(u.session + "/", 0) == 0;
+  });
+  return named && !c.units.empty() ? UnitsBy::session : UnitsBy::id;
+}
 
 Decoded decode_linear(const ModelFile& model, const Timeline& timeline) {
   const ModelConfig& c = model.config;
@@ -85,7 +76,8 @@ std::vector<float> output_constant(const ModelFile& model, const char* name, flo
 }
 
 Result<OpenedModel> open_for(const std::string& path, const DataOptions& data,
-                             const std::string& split, const std::vector<Recording>& recordings) {
+                             const std::string& split, const std::vector<Recording>& recordings,
+                             bool ignore_other_units) {
   OpenedModel out;
   out.baseline = is_baseline_file(path);
   auto model = out.baseline ? load_baseline(path) : load_model(path);
@@ -102,8 +94,9 @@ Result<OpenedModel> open_for(const std::string& path, const DataOptions& data,
   }
   StepOptions step = step_options(out.data);
   for (const ModelUnit& unit : c.units) step.unit_ids.push_back(unit.id);
-  auto timeline = make_timeline(recordings, step, split, OtherTrials::keep, data.protocol,
-                                is_by_session(c) ? UnitsBy::session : UnitsBy::id);
+  step.allow_missing_units = ignore_other_units;
+  auto timeline =
+      make_timeline(recordings, step, split, OtherTrials::keep, data.protocol, units_by(c));
   if (!timeline) return timeline.error();
   if (static_cast<int>(timeline->dims) != c.outputs())
     return Error{ErrorCode::invalid_argument,
@@ -131,7 +124,7 @@ Result<DecodedModel> decode_model(const std::string& path, const DataOptions& da
     return Error{ErrorCode::invalid_argument,
                  fmt::format("the share of units kept is {}, not in (0, 1]", choices.units_kept),
                  "units-kept"};
-  auto opened = open_for(path, data, split, recordings);
+  auto opened = open_for(path, data, split, recordings, choices.ignore_other_units);
   if (!opened) return opened.error();
   auto device = pick_device(choices.device);
   if (!device) return device.error();

@@ -7,7 +7,7 @@
 
 namespace cortex::train {
 
-/// A model file and the recordings cut as it wants them.
+/// A model file and the recordings cut as it wants them. `ignore_other_units`: see DecodeChoices.
 struct OpenedModel {
   ModelFile model;
   bool baseline = false;  ///< a network of baseline_nets.h, which only this library runs
@@ -15,7 +15,11 @@ struct OpenedModel {
   DataOptions data;  ///< bins, steps and target offset of the model where it has them
 };
 Result<OpenedModel> open_for(const std::string& path, const DataOptions& data,
-                             const std::string& split, const std::vector<Recording>& recordings);
+                             const std::string& split, const std::vector<Recording>& recordings,
+                             bool ignore_other_units = false);
+
+/// How the units of recordings are matched with a model's.
+UnitsBy units_by(const ModelConfig& config);
 
 struct DecodeChoices {
   bool reset_each_trial = false;
@@ -23,6 +27,9 @@ struct DecodeChoices {
   /// silent, as when electrodes fail.
   double units_kept = 1;
   std::uint64_t units_seed = 1;
+  /// Units that the model does not know are not heard and those that the recordings lack are
+  /// silent, as when a model meets another day as it is; else either is an error.
+  bool ignore_other_units = false;
   std::string device = "auto";
 };
 

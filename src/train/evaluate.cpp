@@ -4,18 +4,11 @@
 
 namespace cortex::train {
 
-Decoded decode_timeline(const Network& network, const Timeline& timeline,
-                        const std::vector<float>& mean, const std::vector<float>& std,
-                        std::int64_t chunk_steps) {
+void run_timeline(const Network& network, const Timeline& timeline, std::int64_t chunk_steps,
+                  const std::function<void(const ScoredSpan&, const float*)>& take) {
   const torch::NoGradGuard no_grad;
-  const std::size_t dims = timeline.dims;
-  Decoded out;
   for (std::size_t p = 0; p < timeline.parts.size(); ++p) {
     const TimelinePart& part = timeline.parts[p];
-    const std::size_t row = out.mask.size();
-    out.mask.insert(out.mask.end(), part.mask.begin(), part.mask.end());
-    out.truth.insert(out.truth.end(), part.target.begin(), part.target.end());
-    out.values.resize(out.mask.size() * dims, 0.0f);
     std::int64_t s = 0;
     const std::int64_t reach = network.recurrent() ? part.steps() : chunk_steps;
     while (s < part.steps()) {
@@ -31,15 +24,32 @@ Decoded decode_timeline(const Network& network, const Timeline& timeline,
       std::fill(batch.mask.begin(), batch.mask.begin() + (s - from), std::uint8_t{0});
       batch.scored = std::count(batch.mask.begin(), batch.mask.end(), std::uint8_t{1});
       const torch::Tensor y = network.forward(batch).to(torch::kCPU, torch::kFloat32).contiguous();
-      const float* decoded = y.data_ptr<float>();
-      for (std::int64_t i = s; i < end; ++i) {
-        if (!part.mask[i]) continue;
-        for (std::size_t d = 0; d < dims; ++d)
-          out.values[(row + i) * dims + d] = decoded[(i - from) * dims + d] * std[d] + mean[d];
-      }
+      take({p, s, end}, y.data_ptr<float>() + (s - from) * y.size(-1));
       s = next;
     }
   }
+}
+
+Decoded decode_timeline(const Network& network, const Timeline& timeline,
+                        const std::vector<float>& mean, const std::vector<float>& std,
+                        std::int64_t chunk_steps) {
+  const std::size_t dims = timeline.dims;
+  Decoded out;
+  std::vector<std::size_t> row;  // before each part
+  for (const TimelinePart& part : timeline.parts) {
+    row.push_back(out.mask.size());
+    out.mask.insert(out.mask.end(), part.mask.begin(), part.mask.end());
+    out.truth.insert(out.truth.end(), part.target.begin(), part.target.end());
+  }
+  out.values.resize(out.mask.size() * dims, 0.0f);
+  run_timeline(network, timeline, chunk_steps, [&](const ScoredSpan& span, const float* decoded) {
+    for (std::int64_t i = span.first; i < span.last; ++i) {
+      if (!timeline.parts[span.part].mask[i]) continue;
+      for (std::size_t d = 0; d < dims; ++d)
+        out.values[(row[span.part] + i) * dims + d] =
+            decoded[(i - span.first) * dims + d] * std[d] + mean[d];
+    }
+  });
   out.score = r2_score(out.truth, out.values, out.mask, dims);
   return out;
 }

@@ -34,7 +34,8 @@ class Learner {
   virtual std::map<std::string, Tensor> save(const torch::Tensor& flat) = 0;
 
   /// Sets grad() to that of the sum of squared errors over all ranks' parts, divided by the number
-  /// of scored values of all ranks; returns that mean. `bf16`: products in bfloat16. Together.
+  /// of scored values of all ranks; returns that mean. Where spikes are learned, of poisson_loss(),
+  /// divided by the number of cells asked for. `bf16`: products in bfloat16. Together.
   virtual double learn(const std::vector<CropBatch>& parts, const torch::Tensor& mean,
                        const torch::Tensor& std, bool bf16) = 0;
   /// Of grad(), over all ranks. Together.
@@ -47,6 +48,9 @@ class Learner {
 std::unique_ptr<Learner> make_learner(const ModelConfig& config, double step_ms,
                                       torch::Device device, torch::Dtype dtype,
                                       const std::vector<std::string>& learned);
+/// Of a SpikeNet, from batches with hidden spikes.
+std::unique_ptr<Learner> make_spike_learner(const ModelConfig& config, torch::Device device,
+                                            torch::Dtype dtype);
 
 /// Every rank holds 1/N of parameters, gradients and whatever the optimiser keeps, cut stage by
 /// stage. A stage's parameters are gathered while the one before it computes, and let go after it.

@@ -8,6 +8,7 @@
 #include "train/decode_model.h"
 #include "train/runtime.h"
 #include "train/setup.h"
+#include "train/spike_head.h"
 #include "train/stream_net.h"
 #include "train/trainer.h"
 
@@ -79,6 +80,7 @@ Result<EvaluateReport> evaluate(const EvaluateOptions& options,
   return guarded([&]() -> Result<EvaluateReport> {
     if (const auto ok = check_evaluate_options(options); !ok) return ok.error();
     prepare_process(options.threads);
+    if (is_pretrained_file(options.model)) return evaluate_spikes(options, recordings);
     EvaluateReport report;
     report.model = options.model;
     report.protocol = to_string(options.data.protocol.protocol);

@@ -43,9 +43,13 @@ Result<void> check_options(const TrainOptions& o) {
         at_least("accumulate", static_cast<double>(o.accumulate), 1),
         at_least("checkpoint-every", static_cast<double>(o.checkpoint_every), 1),
         at_least("bin-ms", o.data.bin_ms, 1e-3), at_least("step-ms", o.data.step_ms, 1e-3),
+        fraction("mask-units", o.hiding ? o.hiding->units : 0),
+        fraction("mask-bins", o.hiding ? o.hiding->bins : 0),
         fraction("unit-dropout", o.unit_dropout), fraction("thinning", o.thinning),
         fraction("ema", o.ema)})
     if (e) return *e;
+  if (o.hiding && o.hiding->units == 0 && o.hiding->bins == 0)
+    return bad_flag("mask-units", "and --mask-bins are 0: nothing would be learned");
   if (!std::isfinite(o.rank_timeout_s) || o.rank_timeout_s <= 0)
     return bad_flag("rank-timeout", fmt::format("is {} s", o.rank_timeout_s));
   if (!std::isfinite(o.lr) || o.lr <= 0) return bad_flag("lr", fmt::format("is {}", o.lr));
@@ -54,6 +58,8 @@ Result<void> check_options(const TrainOptions& o) {
     return bad_flag("learn", fmt::format("is '{}', not all or units", o.learn));
   if (o.learn == "units" && o.init.empty())
     return bad_flag("learn", "units needs --init: everything else stays as that model has it");
+  if (o.init_rows != "session" && o.init_rows != "id")
+    return bad_flag("init-rows", fmt::format("is '{}', not session or id", o.init_rows));
   if (o.train_trials < 0) return bad_flag("train-trials", fmt::format("is {}", o.train_trials));
   if (o.select != "best" && o.select != "last")
     return bad_flag("select", fmt::format("is '{}', not best or last", o.select));
@@ -113,8 +119,10 @@ Result<ModelConfig> make_config(const TrainOptions& options, const Timeline& tim
   apply(m.latents, c.latents);
   apply(m.value_buckets, c.value_buckets);
   c.bin_ms = options.data.bin_ms;
-  c.output_names = timeline.output_names;
-  c.output_units.assign(timeline.dims, timeline.output_unit);
+  if (!options.hiding) {
+    c.output_names = timeline.output_names;
+    c.output_units.assign(timeline.dims, timeline.output_unit);
+  }
   if (c.kind == ModelKind::window) {
     // About a second, where the preset leaves it open.
     c.window_bins = std::min(c.max_bins, static_cast<int>(std::ceil(1000 / c.bin_ms)));
@@ -163,14 +171,15 @@ std::string fingerprint(const TrainOptions& o, const ModelConfig& config, const 
       "preset={} dim={} layers={} heads={} latents={} buckets={} receptive={} window={} bins={} "
       "reach={} tensors={:016x} bin_ms={} step_ms={} offset={} iterations={} minutes={} seed={} "
       "batch={} crop={} lr={:a} wd={:a} clip={:a} ema={:a} dropout={:a} thinning={:a} warmup={} "
-      "eval={} val={} bf16={} float64={} learn={} init={} accumulate={} select={} device={} "
-      "data={}",
+      "eval={} val={} bf16={} float64={} learn={} init={} rows={} accumulate={} select={} "
+      "hide={:a},{:a} device={} data={}",
       o.preset, config.dim, config.layers, config.heads, config.latents, config.value_buckets,
       config.receptive_steps, config.window_steps, config.window_bins, config.receptive_ms,
       std::hash<std::string>{}(shape), o.data.bin_ms, o.data.step_ms, config.target_offset_ms,
       o.iterations, o.minutes, o.seed, o.batch, o.crop_steps, o.lr, o.weight_decay, o.clip, o.ema,
       o.unit_dropout, o.thinning, o.warmup_iterations, o.eval_every, o.data.val_split, o.bf16,
-      o.float64, o.learn, o.init, o.accumulate, o.select, device, timeline.digest);
+      o.float64, o.learn, o.init, o.init_rows, o.accumulate, o.select,
+      o.hiding ? o.hiding->units : 0.0, o.hiding ? o.hiding->bins : 0.0, device, timeline.digest);
 }
 
 }  // namespace cortex::train

@@ -247,11 +247,21 @@ Tensor StreamNet::run_block(int index, const Tensor& z, const CropBatch& batch) 
   return after + project(hidden, params_.at(block + "down"));
 }
 
+Tensor StreamNet::normalised(const Tensor& z, const CropBatch& batch) const {
+  return rms_norm(z, params_.at("final_norm"))
+      .view({batch.crops, batch.steps - skipped(batch), config_.latents * config_.dim});
+}
+
+Tensor StreamNet::states(const CropBatch& batch) const {
+  Tensor z;
+  for (int stage = 0; stage + 1 < stages(); ++stage) z = run_stage(stage, z, batch);
+  return normalised(z, batch);
+}
+
 Tensor StreamNet::answer(const Tensor& z, const CropBatch& batch) const {
   const std::int64_t skip = skipped(batch);
-  const Tensor last = rms_norm(z, params_.at("final_norm"))
-                          .view({batch.crops, batch.steps - skip, config_.latents * config_.dim});
-  const Tensor y = project(last, params_.at("head.weight"), params_.at("head.bias"));
+  const Tensor y =
+      project(normalised(z, batch), params_.at("head.weight"), params_.at("head.bias"));
   return skip == 0 ? y : torch::constant_pad_nd(y, {0, 0, skip, 0});
 }
 

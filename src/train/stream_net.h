@@ -31,9 +31,13 @@ class StreamNet final : public Network {
 
   /// What the first block gets, [crops * steps, R, D].
   torch::Tensor embed(const CropBatch& batch) const;
+  /// What the head reads, [crops, steps, R * D], of the last steps of each crop: those before the
+  /// first that is scored may be missing.
+  torch::Tensor states(const CropBatch& batch) const;
 
  private:
   torch::Tensor run_block(int block, const torch::Tensor& z, const CropBatch& batch) const;
+  torch::Tensor normalised(const torch::Tensor& z, const CropBatch& batch) const;
   torch::Tensor answer(const torch::Tensor& z, const CropBatch& batch) const;
   /// Steps at the start of every crop whose answers nobody needs.
   std::int64_t skipped(const CropBatch& batch) const;

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <limits>
 #include <map>
+#include <set>
 
 #include "data/folds.h"
 
@@ -66,10 +67,13 @@ std::string session_of(const Recording& recording) {
 /// One table of units over recordings that may each have their own.
 class UnitTable {
  public:
-  UnitTable(Timeline& timeline, UnitsBy by, const std::vector<std::string>& wanted)
-      : timeline_(timeline), by_(by), fixed_(!wanted.empty()) {
+  UnitTable(Timeline& timeline, UnitsBy by, const StepOptions& options)
+      : timeline_(timeline),
+        by_(by),
+        fixed_(!options.unit_ids.empty()),
+        unknown_are_silent_(options.allow_missing_units) {
     if (by == UnitsBy::session)
-      for (const std::string& id : wanted) row(id, id.substr(0, id.rfind('/')));
+      for (const std::string& id : options.unit_ids) row(id, id.substr(0, id.rfind('/')));
   }
 
   /// Units to cut the next recording with; empty: its own.
@@ -85,24 +89,41 @@ class UnitTable {
     if (by_ == UnitsBy::id) {
       timeline_.unit_ids = stepped.unit_ids;
       timeline_.unit_sessions.resize(stepped.unit_ids.size(), part.session);
+      mark_held_out(recording, "");
       return {};
     }
     std::vector<std::int32_t> rows;
     for (const std::string& id : stepped.unit_ids) {
       const std::string name = session_unit_id(part.session, id);
-      if (fixed_ && !rows_.contains(name))
+      if (fixed_ && !rows_.contains(name)) {
+        if (unknown_are_silent_) {
+          rows.push_back(kSilent);
+          continue;
+        }
         return Error{ErrorCode::not_found,
                      fmt::format("{}: the model has no unit '{}': it was not trained on this "
                                  "session",
                                  recording.path, name),
                      "units"};
+      }
       rows.push_back(row(name, part.session));
     }
     for (Event& e : part.events) e.unit = rows[static_cast<std::size_t>(e.unit)];
+    keep_events(part, [](const Event& e) { return e.unit != kSilent; });
+    mark_held_out(recording, part.session + "/");
     return {};
   }
 
  private:
+  void mark_held_out(const Recording& recording, const std::string& prefix) {
+    std::set<std::string> held_out;
+    for (const Unit& unit : recording.units)
+      if (unit.held_out) held_out.insert(prefix + unit.id);
+    timeline_.unit_held_out.resize(timeline_.unit_ids.size(), 0);
+    for (std::size_t u = 0; u < timeline_.unit_ids.size(); ++u)
+      if (held_out.contains(timeline_.unit_ids[u])) timeline_.unit_held_out[u] = 1;
+  }
+
   std::int32_t row(const std::string& id, const std::string& session) {
     const auto [at, fresh] = rows_.emplace(id, static_cast<std::int32_t>(rows_.size()));
     if (fresh) {
@@ -112,9 +133,12 @@ class UnitTable {
     return at->second;
   }
 
+  static constexpr std::int32_t kSilent = -1;
+
   Timeline& timeline_;
   UnitsBy by_;
   bool fixed_;
+  bool unknown_are_silent_;
   std::map<std::string, std::int32_t> rows_;
 };
 
@@ -201,6 +225,18 @@ Result<TimelinePart> make_part(const Recording& recording, const SteppedRecordin
   return part;
 }
 
+void keep_events(TimelinePart& part, const std::function<bool(const Event&)>& keep) {
+  std::size_t to = 0;
+  std::size_t from = 0;
+  for (std::size_t s = 0; s + 1 < part.indptr.size(); ++s) {
+    const auto end = static_cast<std::size_t>(part.indptr[s + 1]);
+    for (; from < end; ++from)
+      if (keep(part.events[from])) part.events[to++] = part.events[from];
+    part.indptr[s + 1] = static_cast<std::int64_t>(to);
+  }
+  part.events.resize(to);
+}
+
 Timeline cut_at_trials(const Timeline& timeline) {
   Timeline out = timeline;
   out.parts.clear();
@@ -237,7 +273,7 @@ Result<Timeline> make_timeline(const std::vector<Recording>& recordings, const S
                                const std::string& splits, OtherTrials others,
                                const ProtocolOptions& protocol, UnitsBy units_by) {
   Timeline timeline;
-  UnitTable table(timeline, units_by, options.unit_ids);
+  UnitTable table(timeline, units_by, options);
   std::int32_t trials = 0;
   for (const Recording& recording : recordings) {
     StepOptions step = options;

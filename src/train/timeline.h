@@ -3,6 +3,7 @@
 #include <cortex/result.h>
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -32,8 +33,9 @@ struct TimelinePart {
 struct Timeline {
   std::vector<TimelinePart> parts;
   std::vector<std::string> unit_ids;
-  std::vector<std::string> unit_sessions;  ///< session of each unit
-  std::vector<double> unit_rates_hz;       ///< over observed steps that were not blanked
+  std::vector<std::string> unit_sessions;   ///< session of each unit
+  std::vector<std::uint8_t> unit_held_out;  ///< 1 where a recording marks the unit so
+  std::vector<double> unit_rates_hz;        ///< over observed steps that were not blanked
   std::vector<std::string> output_names;
   std::string output_unit;
   std::size_t dims = 0;
@@ -58,6 +60,9 @@ Result<TimelinePart> make_part(const Recording& recording, const SteppedRecordin
                                const std::string& splits, OtherTrials others,
                                const StepOptions& options, const ProtocolOptions& protocol);
 
+/// Drops the events that `keep` does not hold for.
+void keep_events(TimelinePart& part, const std::function<bool(const Event&)>& keep);
+
 /// How units of several recordings become one table.
 enum class UnitsBy {
   id,       ///< a unit of the same id is the same unit; all recordings hold the same
@@ -71,7 +76,8 @@ std::string session_unit_id(const std::string& session, const std::string& id);
 Timeline cut_at_trials(const Timeline& timeline);
 
 /// invalid_argument when parts differ in units, outputs or steps. `options.unit_ids`, where given,
-/// is the table that the recordings' units must be in.
+/// is the table that the recordings' units must be in, unless `options.allow_missing_units`: then
+/// those that are not in it are not heard, and rows that no unit has are silent.
 Result<Timeline> make_timeline(const std::vector<Recording>& recordings, const StepOptions& options,
                                const std::string& splits, OtherTrials others,
                                const ProtocolOptions& protocol = {},

@@ -60,7 +60,11 @@ void write_options(JsonWriter& w, const TrainOptions& o) {
     w.key("folds").value(o.data.folds->folds).key("fold").value(o.data.fold);
     w.key("fold_seed").value(o.data.folds->seed);
   }
-  if (!o.init.empty()) w.key("init").value(fs::path(o.init).filename().string());
+  if (o.hiding) w.key("mask_units").value(o.hiding->units).key("mask_bins").value(o.hiding->bins);
+  if (!o.init.empty()) {
+    w.key("init").value(fs::path(o.init).filename().string());
+    w.key("init_rows").value(o.init_rows);
+  }
   w.end_object();
 }
 

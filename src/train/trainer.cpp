@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <filesystem>
@@ -17,6 +18,7 @@
 #include "train/learner.h"
 #include "train/runtime.h"
 #include "train/setup.h"
+#include "train/spike_head.h"
 #include "train/tracking.h"
 
 namespace cortex::train {
@@ -57,6 +59,11 @@ class Run {
         mean_t_(torch::tensor(mean_).to(learner_->flat().options())),
         std_t_(torch::tensor(std_).to(learner_->flat().options())),
         events_(in_run("events.out.tfevents.cortex")) {
+    augmentation_ = {.unit_dropout = options.unit_dropout, .thinning = options.thinning};
+    if (options.hiding) {
+      augmentation_.hide_units = options.hiding->units;
+      augmentation_.hide_bins = options.hiding->bins;
+    }
     optimizer_.weight_decay = options.weight_decay;
     optimizer_.clip = options.clip;
     optimizer_.ema = options.ema;
@@ -180,8 +187,8 @@ class Run {
     const auto from = SteadyClock::now();
     const auto n = static_cast<std::uint64_t>(iteration_);
     const std::vector<CropBatch> parts =
-        pack_parts(training_, sampler_, {options_.unit_dropout, options_.thinning}, options_.seed,
-                   n, options_.batch, options_.accumulate, learner_->rank(), learner_->ranks());
+        pack_parts(training_, sampler_, augmentation_, options_.seed, n, options_.batch,
+                   options_.accumulate, learner_->rank(), learner_->ranks());
     const double value = learner_->learn(parts, mean_t_, std_t_, options_.bf16);
     gradient_norm_ = learner_->gradient_norm();
     rate_ = learning_rate(options_.lr, iteration_, options_.warmup_iterations, fraction());
@@ -203,8 +210,23 @@ class Run {
     return out;
   }
 
+  /// On the validation trials: R², or bits a spike where spikes are learned.
+  R2 validate(const torch::Tensor& weights) {
+    if (!options_.hiding) return decode(weights).score;
+    const torch::NoGradGuard no_grad;
+    const torch::Tensor keep = learner_->flat().clone();
+    learner_->flat().copy_(weights);
+    std::vector<std::uint8_t> hidden = validation_->unit_held_out;
+    if (std::find(hidden.begin(), hidden.end(), 1) == hidden.end())
+      for (std::size_t u = 3; u < hidden.size(); u += 4) hidden[u] = 1;
+    const CoSmoothing told = co_smoothing(learner_->network(), *validation_, hidden);
+    learner_->flat().copy_(keep);
+    return {.mean = told.bits_per_spike, .per_dim = {}, .rows = told.bins};
+  }
+  const char* score_name() const { return options_.hiding ? "bits_per_spike" : "r2"; }
+
   Result<void> score(double loss) {
-    last_score_ = decode(state_.average).score;
+    last_score_ = validate(state_.average);
     if (best_iteration_ < 0 || last_score_.mean > best_r2_ || options_.select == "last") {
       best_r2_ = last_score_.mean;
       best_iteration_ = iteration_;
@@ -214,12 +236,13 @@ class Run {
     if (!writes()) return {};
     JsonWriter w;
     w.begin_object().key("iteration").value(iteration_).key("loss").value(loss);
-    w.key("r2").value(last_score_.mean).key("best_r2").value(best_r2_);
+    const std::string name = score_name();
+    w.key(name).value(last_score_.mean).key("best_" + name).value(best_r2_);
     w.key("elapsed_s").value(elapsed()).end_object();
     std::ofstream out(in_run("metrics.jsonl"), std::ios::app);
     out << w.text() << "\n";
     if (!out.flush()) return io_error(in_run("metrics.jsonl"), "cannot be written");
-    return track({{"val/r2", last_score_.mean}, {"val/best_r2", best_r2_}});
+    return track({{"val/" + name, last_score_.mean}, {"val/best_" + name, best_r2_}});
   }
 
   Result<void> track(const std::vector<std::pair<std::string, double>>& scalars) {
@@ -247,7 +270,7 @@ class Run {
     if (!writes()) return {};
     JsonWriter w;
     w.begin_object().key("seed").value(options_.seed).key("iterations").value(best_or_now());
-    if (best_iteration_ >= 0) w.key("r2").value(best_r2_);
+    if (best_iteration_ >= 0) w.key(score_name()).value(best_r2_);
     w.key("split").value(options_.data.val_split).key("protocol").value("continuous");
     w.key("target").value(options_.data.target).key("data_digest").value(training_.digest);
     w.key("training_steps").value(training_.scored());
@@ -255,6 +278,7 @@ class Run {
     w.key("run").raw(short_record_).end_object();
     ModelConfig config = config_;
     config.training_json = w.text();
+    if (options_.hiding) return save_pretrained(path, config, tensors);
     tensors.emplace("output.mean", from_torch(mean_t_));
     tensors.emplace("output.std", from_torch(std_t_));
     if (is_baseline(config.preset)) return save_baseline(path, config, tensors);
@@ -262,7 +286,8 @@ class Run {
   }
 
   Result<void> write_card(const R2& score) {
-    if (!writes()) return {};
+    // A card is of a model that decodes.
+    if (!writes() || options_.hiding) return {};
     return write_text(card_path(options_.out), model_card({.config = config_,
                                                            .options = options_,
                                                            .training = training_,
@@ -287,12 +312,13 @@ class Run {
                             ? 60 * options_.minutes - now
                             : here / std::max<double>(1, static_cast<double>(done_here_)) *
                                   static_cast<double>(options_.iterations - iteration_);
-    fmt::print(
-        stderr, "iteration {} ({:.0f} %)  loss {:.4f} ({:.4f})  {}  {:.1f} ms  {:.0f} s left\n",
-        iteration_, 100 * std::min(1.0, f), loss, smooth_loss_,
-        best_iteration_ < 0 ? std::string("not scored yet")
-                            : fmt::format("r2 {:.4f} best {:.4f}", last_score_.mean, best_r2_),
-        1000 * iterating_s_ / static_cast<double>(done_here_), std::max(0.0, left));
+    fmt::print(stderr,
+               "iteration {} ({:.0f} %)  loss {:.4f} ({:.4f})  {}  {:.1f} ms  {:.0f} s left\n",
+               iteration_, 100 * std::min(1.0, f), loss, smooth_loss_,
+               best_iteration_ < 0
+                   ? std::string("not scored yet")
+                   : fmt::format("{} {:.4f} best {:.4f}", score_name(), last_score_.mean, best_r2_),
+               1000 * iterating_s_ / static_cast<double>(done_here_), std::max(0.0, left));
   }
 
   Result<TrainReport> finish() {
@@ -300,7 +326,7 @@ class Run {
     if (const auto ok = export_model(options_.out, weights); !ok) return ok.error();
     TrainReport out = report(true);
     if (validation_) {
-      const R2 best = decode(weights).score;
+      const R2 best = validate(weights);
       out.r2 = best.mean;
       out.r2_per_dim = best.per_dim;
       out.scored_steps = best.rows;
@@ -341,6 +367,7 @@ class Run {
   std::vector<float> mean_, std_;
   OptimizerState state_;
   torch::Tensor mean_t_, std_t_;
+  Augmentation augmentation_;
   AdamW optimizer_;
   std::string fingerprint_;
   std::string record_;
@@ -372,6 +399,7 @@ Result<void> check_sharded(const TrainOptions& o, const RankEnvironment& ranks,
   if (o.batch < ranks.ranks)
     return bad("batch", fmt::format("of {} crops is too small for {} ranks", o.batch, ranks.ranks));
   if (o.learn != "all") return bad("learn", "units is for one process");
+  if (o.hiding) return bad("mask-units", "is for one process");
   if (!device.is_cpu())
     return bad("device", fmt::format("is {}: ranks share their parameters over Gloo, on the CPU",
                                      device.str()));
@@ -436,8 +464,9 @@ Result<TrainReport> train(const TrainOptions& options, const std::vector<Recordi
     } else if (options.resume && has_parts(resolved.run_dir)) {
       group = lone_group();
     }
-    auto learner = group
-                       ? make_sharded_learner(config, options.data.step_ms, dtype, *group)
+    auto learner = group ? make_sharded_learner(config, options.data.step_ms, dtype, *group)
+                   : options.hiding
+                       ? make_spike_learner(config, *device, dtype)
                        : make_learner(config, options.data.step_ms, *device, dtype, begin->learned);
     Run run(resolved, *std::move(begin), *training, validation ? &*validation : nullptr,
             *std::move(sampler), std::move(learner), group.get());

@@ -45,8 +45,16 @@ struct ModelOverrides {
   std::optional<double> receptive_ms;
 };
 
+/// Chances with which a crop hides spikes that are to be told.
+struct HidingOptions {
+  double units = 0.25;  ///< each unit throughout; held-out units always
+  double bins = 0.25;   ///< each (unit, bin) of the others
+};
+
 struct TrainOptions {
   DataOptions data;
+  /// Set by pretrain(): hidden spikes are learned instead of behaviour.
+  std::optional<HidingOptions> hiding;
   std::string preset = "stream-nano";
   ModelOverrides model;
   std::string out;      ///< model file to write
@@ -67,6 +75,9 @@ struct TrainOptions {
   /// What is learned: "all", or "units": the rows of the recordings' units alone, as when a trained
   /// decoder meets a new day with few labels. Output units must be those of `init`.
   std::string learn = "all";
+  /// Whose rows a unit starts with, of those in `init`: "session": of the same id and session, or
+  /// "id": of the same id, as on an array that stayed in place.
+  std::string init_rows = "session";
   std::int64_t train_trials = 0;  ///< of each recording, drawn by `seed`; 0: all of the split
   bool float64 = false;           ///< parameters and all arithmetic, for comparisons
   double rank_timeout_s = 600;    ///< ranks wait this long for one another
@@ -91,7 +102,9 @@ struct TrainReport {
   bool complete = true;  ///< false: stopped by `stop_after`, no model was written
   std::string model;
   std::string run_dir;
-  double r2 = 0;  ///< of the exported weights on the validation split; NaN without one
+  /// Of the exported weights on the validation split; NaN without one. Where spikes are learned,
+  /// bits a spike.
+  double r2 = 0;
   std::vector<double> r2_per_dim;
   std::int64_t scored_steps = 0;
   std::int64_t iterations = 0;
@@ -107,6 +120,13 @@ struct TrainReport {
 Result<TrainReport> train(const TrainOptions& options);
 /// The same on recordings already in memory; `options.data.nwb` is not read.
 Result<TrainReport> train(const TrainOptions& options, const std::vector<Recording>& recordings);
+
+/// Learns the spikes that `options.hiding` (default: HidingOptions()) hides from a stream decoder,
+/// of recordings with or without behaviour, which is not looked at, and writes what it learned as a
+/// file to start training from (`init`) or to score with evaluate(): see train/spike_head.h. Its
+/// score is of held-out units or, where none is marked, of every fourth one.
+Result<TrainReport> pretrain(const TrainOptions& options);
+Result<TrainReport> pretrain(const TrainOptions& options, const std::vector<Recording>& recordings);
 
 /// Recordings of `data.nwb`, without the units that `data.units` leaves out.
 Result<std::vector<Recording>> load_recordings(const DataOptions& data);
@@ -134,6 +154,11 @@ struct EvaluateReport {
   std::int64_t steps = 0;
   std::int64_t trials = 0;
   std::int64_t unobserved = 0;  ///< of the steps: nothing was being recorded then
+  /// Of a pretrained file, which decodes no behaviour: how well it tells the spikes of the units
+  /// that the recordings hold out, in bits a spike (data/bits_per_spike.h).
+  std::optional<double> co_bps;
+  std::int64_t held_out_units = 0;
+  std::int64_t held_out_spikes = 0;
   ConfidenceInterval interval;  ///< of r2, 95%, over trials
   double against_r2 = 0;        ///< of the other model
   PairedDifference difference;  ///< model minus the other one

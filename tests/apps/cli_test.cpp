@@ -164,6 +164,31 @@ TEST_F(CliReplay, InspectEndsWithTheTrainingThatFits) {
   EXPECT_NE(cortex_run({"inspect", path}).out.find("no behaviour"), std::string::npos);
 }
 
+TEST_F(CliReplay, InspectComparesADayWithAModelOrAnotherDay) {
+  const std::string other = folder_.file("other.nwb");
+  write_nwb(other, simulate({.population_seed = 8, .session_seed = 4, .units = 16, .minutes = 0.5})
+                       .value_or_throw())
+      .value_or_throw();
+  const Ran same = cortex_run({"inspect", nwb_, "--drift", nwb_});
+  EXPECT_EQ(same.code, 0) << same.err;
+  EXPECT_NE(same.out.find("adapt not advised: 0 %"), std::string::npos) << same.out;
+  const Ran moved = cortex_run({"inspect", other, "--drift", nwb_, "--json"});
+  EXPECT_EQ(moved.code, 0) << moved.err;
+  EXPECT_NE(last_line(moved.out).find("\"adapt_advised\":true"), std::string::npos) << moved.out;
+
+  ModelFile model = load_model(model_).value_or_throw();
+  const Ran without = cortex_run({"inspect", nwb_, "--drift", model_});
+  EXPECT_NE(without.code, 0);
+  EXPECT_NE(without.err.find("does not hold its units' rates"), std::string::npos) << without.err;
+  for (ModelUnit& unit : model.config.units) unit.rate_hz = 1e3;
+  save_model(model_, model.config, model.tensors).value_or_throw();
+  const Ran drifted = cortex_run({"inspect", nwb_, "--drift", model_});
+  EXPECT_EQ(drifted.code, 0) << drifted.err;
+  EXPECT_NE(drifted.out.find("adapt advised: 100 %"), std::string::npos) << drifted.out;
+  EXPECT_NE(cortex_run({"inspect", model_, "--drift", nwb_}).err.find("not a recording"),
+            std::string::npos);
+}
+
 TEST(Cli, ImportWritesWhatItReads) {
   const testing::TempDir folder;
   std::ofstream(folder.file("s.csv")) << "unit,time_s\n4,0.5\n4,1\n";

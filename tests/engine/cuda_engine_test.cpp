@@ -9,7 +9,6 @@
 
 #include "cuda_fixture.h"
 #include "kernels/cuda/cuda_ops.h"
-#include "kernels/cuda/gemm_sm90.h"
 #include "model/window_model.h"
 #include "support/paths.h"
 
@@ -112,7 +111,7 @@ TEST_P(CudaEngine, AWindowEqualsTheCpus) {
 }
 
 TEST(CudaWindows, In8BitFloatsAreCloseToFloat32) {
-  if (cuda_devices().empty() || !gemm_sm90_supported(cuda_devices().front().index))
+  if (cuda_devices().empty() || cuda_devices().front().compute_capability != 90)
     GTEST_SKIP() << "no Hopper GPU: 8-bit floats were not tried";
   ModelConfig config = preset_config("cortex-s").value_or_throw();
   config.window_bins = 120;
@@ -124,7 +123,10 @@ TEST(CudaWindows, In8BitFloatsAreCloseToFloat32) {
   options.max_batch = 4;
   const auto wide = Engine::create(options).value_or_throw();
   options.fp8 = true;
-  const auto narrow = Engine::create(options).value_or_throw();
+  auto created = Engine::create(options);
+  if (!created && created.error().message.find("a build for sm_90a") != std::string::npos)
+    GTEST_SKIP() << "a build without Hopper's kernels: 8-bit floats were not tried";
+  const auto narrow = std::move(created).value_or_throw();
   EXPECT_EQ(narrow->model().precision, "fp8");
   std::mt19937_64 random(5);
   Answers got, want;

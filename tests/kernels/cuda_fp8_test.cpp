@@ -26,7 +26,7 @@ class Fp8 : public ::testing::Test {
  protected:
   void SetUp() override {
     const auto devices = cuda_devices();
-    if (devices.empty() || !gemm_sm90_supported(devices.front().index))
+    if (devices.empty() || !cuda::gemm_sm90_supported(devices.front().index))
       GTEST_SKIP() << "no Hopper GPU: 8-bit floats were not tried";
     ops_ = make_cuda_ops(devices.front().index, {.fp8 = true});
     OpsCapacity most;

@@ -30,7 +30,7 @@ class CudaStreamBlocks : public testing::CudaKernels {
   void SetUp() override {
     CudaKernels::SetUp();
     if (IsSkipped()) return;
-    if (!gemm_sm90_supported(cuda_devices().front().index))
+    if (!cuda::gemm_sm90_supported(cuda_devices().front().index))
       GTEST_SKIP() << "no Hopper GPU: blocks of streams in one kernel were not run";
     ASSERT_EQ(cudaStreamCreate(&stream_), cudaSuccess);
   }

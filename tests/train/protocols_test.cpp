@@ -243,6 +243,32 @@ TEST(Baselines, TrainAndAreScoredFromTheirFiles) {
   }
 }
 
+TEST(Compare, UnderOnsetAModelLearnsTheStepThatIsScored) {
+  const TempDir dir;
+  const std::string nwb = dir.file("session.nwb");
+  Recording session = synthetic_recording(4, 36, 4);
+  for (Trial& trial : session.trials) trial.columns["move_onset_time"] = trial.span.start_s + 0.25;
+  ASSERT_TRUE(write_nwb(nwb, session));
+  CompareOptions options;
+  options.data.nwb = {nwb};
+  options.data.folds = three_folds();
+  options.data.protocol.protocol = Protocol::onset;
+  options.training = tiny_options("");
+  options.models = {"ridge", "kalman"};
+  options.lags = 2;
+  options.run_dir = dir.file("run");
+  options.resamples = 100;
+  const auto report = compare(options, [](const std::string&) {});
+  ASSERT_TRUE(report) << report.error().message;
+  EXPECT_EQ(report->steps, 36);
+  RidgeOptions fit{
+      .data = options.data, .eval_nwb = {}, .lags = 2, .out = dir.file("fit"), .threads = 1};
+  fit.data.fold = 0;
+  fit.data.val_split = "test";
+  ASSERT_TRUE(ridge(fit));
+  EXPECT_EQ(bytes_of(fit.out), bytes_of(dir.file("run/fold0/ridge.safetensors")));
+}
+
 TEST(Compare, OneTableOverTheSameTrials) {
   const TempDir dir;
   const std::string nwb = dir.file("session.nwb");
