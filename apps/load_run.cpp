@@ -104,12 +104,12 @@ struct Generator {
 /// Each of `generators` with its sessions on a thread of its own, for the whole time.
 void run_side_by_side(std::vector<std::unique_ptr<Generator>>& generators, LoadReport& report) {
   const LoadOptions& options = report.options;
-  const TimeNs counts_from = now() + nanoseconds(options.warmup_s);
   std::vector<std::jthread> threads;
   for (const auto& g : generators) {
     g->tally.deadline_ns = report.tally.deadline_ns;
-    threads.emplace_back([&options, counts_from, generator = g.get()] {
-      generator->load->run(options.warmup_s + options.seconds, counts_from, generator->tally);
+    threads.emplace_back([&options, generator = g.get()] {
+      generator->load->run(options.warmup_s + options.seconds,
+                           now() + nanoseconds(options.warmup_s), generator->tally);
     });
   }
   threads.clear();

@@ -96,6 +96,7 @@ TEST_F(RecordedServer, KilledUnderLoadItsLogVerifiesUpToTheLastSync) {
 
   const record::FlightLog log = record::read_flight_log(log_path()).value_or_throw();
   ASSERT_EQ(log.sessions.size(), 2U);
+  ASSERT_GT(log.blocks, 1);
   for (const record::RecordedSession& session : log.sessions) {
     EXPECT_FALSE(session.is_closed);
     EXPECT_GT(session.steps.size(), 50U);
@@ -120,12 +121,12 @@ TEST_F(RecordedServer, KilledUnderLoadItsLogVerifiesUpToTheLastSync) {
   const Ran shorter = cortex({"verify", cut});
   EXPECT_EQ(shorter.code, 0) << shorter.err;
   EXPECT_NE(shorter.out.find("its end is cut off"), std::string::npos) << shorter.out;
-  // Changed in the middle: refused, and with it the export.
+  // Changed in a block that others follow: refused, and with it the export.
   const std::string changed = folder_.file("changed.cortexlog");
   std::filesystem::copy_file(log_path(), changed);
   {
     std::fstream file(changed, std::ios::in | std::ios::out | std::ios::binary);
-    file.seekp(4000);
+    file.seekp(100);
     file.write("garbage", 7);
   }
   for (const auto& arguments : std::vector<std::vector<std::string>>{
