@@ -29,6 +29,12 @@ class BenchDecoder {
   virtual std::size_t resident_bytes() const = 0;
 };
 
+/// What presets are timed on unless another load is named: 100 units at 20 Hz for a step of 20 ms,
+/// the window that latencies are usually quoted for, and a table of units that holds both.
+inline constexpr std::int64_t kBenchStepEvents = 40;
+inline constexpr std::int64_t kBenchWindowEvents = 512;
+inline constexpr int kBenchUnits = 128;
+
 struct DecoderOptions {
   int batch = 1;
   std::int64_t events = 0;  ///< a window, or a step

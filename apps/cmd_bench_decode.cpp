@@ -13,11 +13,6 @@
 namespace cortex {
 namespace {
 
-constexpr std::int64_t kWindowEvents = 512;
-// 100 units at 20 Hz for 20 ms.
-constexpr std::int64_t kStepEvents = 40;
-constexpr int kUnits = 128;
-
 struct DecodeFlags {
   std::string preset;
   std::string model;
@@ -99,7 +94,7 @@ void print_for_a_person(const DecodeFlags& flags, const DecodeReport& r) {
 
 ModelFile load(const DecodeFlags& flags) {
   if (!flags.model.empty()) return load_model(flags.model).value_or_throw();
-  const auto units = std::max<std::int64_t>(kUnits, flags.events.value_or(0));
+  const auto units = std::max<std::int64_t>(kBenchUnits, flags.events.value_or(0));
   const std::string wide = flags.precision == "fp8" ? "fp32" : flags.precision;
   return random_preset(flags.preset, precision_of(wide), static_cast<int>(units), flags.seed);
 }
@@ -108,8 +103,8 @@ void run_decode(const DecodeFlags& flags) {
   if (flags.preset.empty() == flags.model.empty())
     throw CLI::ValidationError("give one of --preset and --model");
   const ModelFile file = load(flags);
-  const std::int64_t events =
-      flags.events.value_or(file.config.kind == ModelKind::stream ? kStepEvents : kWindowEvents);
+  const std::int64_t events = flags.events.value_or(
+      file.config.kind == ModelKind::stream ? kBenchStepEvents : kBenchWindowEvents);
   const Backend backend = make_backend(flags.device, {.threads = flags.threads, .isa = flags.isa},
                                        {.fp8 = flags.precision == "fp8", .sections = flags.nvtx})
                               .value_or_throw();

@@ -52,7 +52,7 @@ Result<void> warm_up(Engine& engine, int forwards) {
 }
 
 /// A flight recorder's flags and what its files have come to.
-struct Recording {
+struct FlightRecording {
   std::string folder;
   record::RecorderOptions options;
   record::RecorderCounters counters;
@@ -84,7 +84,7 @@ void serve(ServeFlags flags) {
     throw Exception{{ErrorCode::io_error, flags.log.file + ": cannot be written", "log-file"}};
 
   std::optional<Error> failed;
-  Recording recording{.folder = flags.record_dir,
+  FlightRecording recording{.folder = flags.record_dir,
                       .options = {.ring_bytes = std::size_t(flags.record_buffer_mb) << 20,
                                   .sync_every = std::chrono::milliseconds(flags.record_sync_ms)},
                       .counters = {}};

@@ -16,9 +16,6 @@
 namespace cortex {
 namespace {
 
-constexpr std::int64_t kStepEvents = 40;
-constexpr std::int64_t kWindowEvents = 512;
-constexpr int kUnits = 128;
 constexpr std::uint64_t kSeed = 1;
 constexpr std::int64_t kJitterSteps = 5000;
 constexpr const char* kPrecisions[] = {"fp32", "bf16", "int8"};
@@ -45,7 +42,7 @@ EngineOptions alone(const std::string& device) {
 }
 
 void examine_jitter(DoctorReport& report) {
-  const ModelFile file = random_preset("stream-nano", DType::f32, kUnits, kSeed);
+  const ModelFile file = random_preset("stream-nano", DType::f32, kBenchUnits, kSeed);
   EngineOptions options = alone("cpu");
   options.realtime = true;
   const auto engine = LocalEngine::create(options, file).value_or_throw();
@@ -58,14 +55,14 @@ Timing time_preset(const ModelFile& file, const DoctorOptions& options, const Cp
   const bool stream = file.config.kind == ModelKind::stream;
   const auto decoder = make_bench_decoder(
       file, *backend.ops,
-      {.batch = 1, .events = stream ? kStepEvents : kWindowEvents, .seed = kSeed});
+      {.batch = 1, .events = stream ? kBenchStepEvents : kBenchWindowEvents, .seed = kSeed});
   return time_decoder(*decoder, options.seconds * kShare, 0, cpu.threads);
 }
 
 void examine_preset(const std::string& name, const DoctorOptions& options, const Stopwatch& watch,
                     DoctorReport& report) {
   std::optional<ModelFile> wide;
-  if (!watch.over()) wide = random_preset(name, DType::f32, kUnits, kSeed);
+  if (!watch.over()) wide = random_preset(name, DType::f32, kBenchUnits, kSeed);
   const ModelConfig config = preset_config(name).value_or_throw();
   for (const char* precision : kPrecisions) {
     PresetTiming row{.preset = name, .kind = to_string(config.kind), .precision = precision};
@@ -157,7 +154,7 @@ std::string doctor_text(const DoctorReport& r) {
       idle.p50_us, idle.p99_us, idle.p999_us, idle.max_us,
       jitter_ratio(r.jitter) ? fmt::format("{:.2f}", *jitter_ratio(r.jitter)) : "no");
   text += fmt::format("alone on {}, random weights: steps of {} events, windows of {}\n", r.device,
-                      kStepEvents, kWindowEvents);
+                      kBenchStepEvents, kBenchWindowEvents);
   text += fmt::format("{:<12} {:<9} {:>8} {:>9} {:>9}   fits within, ms\n", "preset", "precision",
                       "threads", "p50 ms", "p99 ms");
   for (const PresetTiming& row : r.presets) {
@@ -198,7 +195,7 @@ std::string doctor_json(const DoctorReport& r) {
   const auto ratio = jitter_ratio(r.jitter);
   ratio ? w.value(*ratio) : w.null();
   w.key("stall_us").value(r.stall_us());
-  w.key("step_events").value(kStepEvents).key("window_events").value(kWindowEvents);
+  w.key("step_events").value(kBenchStepEvents).key("window_events").value(kBenchWindowEvents);
   w.key("presets").begin_array();
   for (const PresetTiming& row : r.presets) {
     w.begin_object().key("preset").value(row.preset).key("kind").value(row.kind);

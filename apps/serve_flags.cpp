@@ -160,7 +160,7 @@ void ServeFlags::add_records(CLI::App& command) {
       ->group(kRecords);
   command
       .add_option("--log-level", log_level, "debug, info, warn or error: the least to be logged")
-      ->check(CLI::IsMember({"debug", "info", "warn", "error"}, CLI::ignore_case))
+      ->transform(CLI::IsMember({"debug", "info", "warn", "error"}, CLI::ignore_case))
       ->capture_default_str()
       ->group(kRecords);
   command.add_flag("--log-json", log.json, "Log lines are JSON objects")->group(kRecords);

@@ -9,9 +9,7 @@ namespace {
 
 void run_pretrain(const train::TrainOptions& options, bool json) {
   const auto report = train::pretrain(options).value_or_throw();
-  if (!report.complete)
-    std::cerr << "cortex-train: stopped at iteration " << report.iterations
-              << "; --resume goes on from " << report.run_dir << "\n";
+  say_if_stopped(report);
   if (!json) {
     if (!report.complete) return;
     std::cout << "pretrained  " << report.model << "\nbits/spike  " << report.r2
@@ -21,12 +19,9 @@ void run_pretrain(const train::TrainOptions& options, bool json) {
     return;
   }
   JsonWriter w;
-  w.begin_object().key("model").value(report.model).key("run").value(report.run_dir);
-  w.key("complete").value(report.complete).key("bits_per_spike").value(report.r2);
-  w.key("iterations").value(report.iterations);
-  w.key("best_iteration").value(report.best_iteration);
-  w.key("parameters").value(report.parameters).key("seconds").value(report.seconds);
-  w.key("ms_per_iteration").value(report.ms_per_iteration).key("device").value(report.device);
+  w.begin_object();
+  write_run(w, report);
+  w.key("bits_per_spike").value(report.r2);
   std::cout << w.end_object().text() << "\n";
 }
 

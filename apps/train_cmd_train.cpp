@@ -1,5 +1,4 @@
 #include <CLI/CLI.hpp>
-#include <algorithm>
 #include <iostream>
 #include <map>
 #include <memory>
@@ -12,7 +11,6 @@
 namespace cortex {
 
 constexpr char kModel[] = "Model";
-constexpr char kData[] = "Data";
 
 /// The shape that a preset stands for, as keys of a configuration; empty for a baseline.
 std::map<std::string, std::string> preset_settings(const std::string& preset) {
@@ -77,13 +75,13 @@ void add_run_flags(CLI::App& command, train::TrainOptions& o) {
       .add_option("--units-by", o.data.units_by,
                   "id: all recordings hold the same units; session: each has its own")
       ->capture_default_str()
-      ->group(kData);
+      ->group(kDataGroup);
   command.add_option("--split-train", o.data.train_split, "Trials to learn from")
       ->capture_default_str()
-      ->group(kData);
+      ->group(kDataGroup);
   command.add_option("--split-val", o.data.val_split, "Trials to score, or none")
       ->capture_default_str()
-      ->group(kData);
+      ->group(kDataGroup);
   command.add_option("--out", o.out, "Model file to write")->required();
   command.add_option("--run", o.run_dir, "Folder of checkpoint and metrics (default: OUT.run)");
   command.add_flag("--resume", o.resume, "Go on from the run's checkpoint, if there is one");
@@ -99,9 +97,7 @@ namespace {
 
 void run_train(const train::TrainOptions& options, bool json) {
   const auto report = train::train(options).value_or_throw();
-  if (!report.complete)
-    std::cerr << "cortex-train: stopped at iteration " << report.iterations
-              << "; --resume goes on from " << report.run_dir << "\n";
+  say_if_stopped(report);
   if (!json) {
     if (!report.complete) return;
     std::cout << "model     " << report.model << "\nval r2    " << report.r2 << " over "
@@ -111,13 +107,11 @@ void run_train(const train::TrainOptions& options, bool json) {
     return;
   }
   JsonWriter w;
-  w.begin_object().key("model").value(report.model).key("run").value(report.run_dir);
-  w.key("complete").value(report.complete).key("r2").value(report.r2);
+  w.begin_object();
+  write_run(w, report);
+  w.key("r2").value(report.r2);
   write_numbers(w, "r2_per_dim", report.r2_per_dim);
-  w.key("steps").value(report.scored_steps).key("iterations").value(report.iterations);
-  w.key("best_iteration").value(report.best_iteration);
-  w.key("parameters").value(report.parameters).key("seconds").value(report.seconds);
-  w.key("ms_per_iteration").value(report.ms_per_iteration).key("device").value(report.device);
+  w.key("steps").value(report.scored_steps);
   std::cout << w.end_object().text() << "\n";
 }
 
@@ -133,10 +127,7 @@ void add_train(CLI::App& app) {
                    "stream-nano|xs|s|m, cortex-xs|s|m, or a baseline: gru, transformer, possm")
       ->capture_default_str()
       ->group(kModel);
-  const auto before = command->get_options();
   add_data_flags(*command, o.data, true);
-  for (CLI::Option* option : command->get_options())
-    if (std::find(before.begin(), before.end(), option) == before.end()) option->group(kData);
   auto protocol = std::make_shared<ProtocolFlags>();
   add_protocol_flags(*command, *protocol, o.data);
   add_run_flags(*command, o);
@@ -162,7 +153,7 @@ void add_train(CLI::App& app) {
       ->configurable(false);
   add_configuration(*command,
                     {.section = "training",
-                     .sections = {{kModel, "model"}, {kData, "data"}, {"Protocol", "data"}},
+                     .sections = {{kModel, "model"}, {kDataGroup, "data"}, {"Protocol", "data"}},
                      .variables = {},
                      .others = {"serve"},
                      .preset = [options] { return preset_settings(options->preset); }});

@@ -22,7 +22,9 @@ void add_compare(CLI::App& app);
 void add_import(CLI::App& app);
 void add_reference(CLI::App& app);
 
-/// Flags that say which recordings and how they are cut. `steps`: bins and steps are the user's to
+/// The group of flags that say which recordings and how they are cut.
+inline constexpr char kDataGroup[] = "Data";
+/// Those flags. `steps`: bins and steps are the user's to
 /// choose, not the model's.
 void add_data_flags(CLI::App& command, train::DataOptions& data, bool steps);
 /// Which steps count, and cross-validation. Folds are looked at when the command runs.
@@ -43,6 +45,11 @@ train::DataOptions with_protocol(const ProtocolFlags& flags, train::DataOptions 
 void add_model_flags(CLI::App& command, train::ModelOverrides& model);
 void add_learning_flags(CLI::App& command, train::TrainOptions& options);
 void add_run_flags(CLI::App& command, train::TrainOptions& options);
+
+/// Of a run that ends before its last update: where it goes on from.
+void say_if_stopped(const train::TrainReport& report);
+/// What every run comes to, as keys of an object that is open: files, updates, time.
+void write_run(JsonWriter& json, const train::TrainReport& report);
 
 void add_device_flags(CLI::App& command, std::string& device, int& threads);
 

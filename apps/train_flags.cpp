@@ -1,31 +1,29 @@
 #include <CLI/CLI.hpp>
+#include <iostream>
 
 #include "train_commands.h"
 
 namespace cortex {
 
 void add_data_flags(CLI::App& command, train::DataOptions& data, bool steps) {
-  command.add_option("--nwb", data.nwb, "Recording(s), comma separated")
-      ->required()
-      ->delimiter(',');
-  command
-      .add_option("--target", data.target,
-                  "What to decode: auto, the end of a series' path, or velocity:PATH of a position")
+  const auto flag = [&](const char* name, auto& into, const char* help) {
+    return command.add_option(name, into, help)->group(kDataGroup);
+  };
+  flag("--nwb", data.nwb, "Recording(s), comma separated")->required()->delimiter(',');
+  flag("--target", data.target,
+       "What to decode: auto, the end of a series' path, or velocity:PATH of a position")
       ->capture_default_str();
-  command
-      .add_option("--units", data.units,
-                  "Which units: terms joined by commas, e.g. held-in,rate>=0.5 (docs/data.md)")
+  flag("--units", data.units,
+       "Which units: terms joined by commas, e.g. held-in,rate>=0.5 (docs/data.md)")
       ->capture_default_str();
   // Where trials are scored alone, --split says which.
-  command.add_option(
-      steps ? "--split,--split-by" : "--split-by", data.split_by,
-      "Trials' split: a fraction for val or a column (default: the file's, else 0.2)");
+  flag(steps ? "--split,--split-by" : "--split-by", data.split_by,
+       "Trials' split: a fraction for val or a column (default: the file's, else 0.2)");
   if (!steps) return;
-  command.add_option("--bin-ms", data.bin_ms, "Width of an event's bin")->capture_default_str();
-  command.add_option("--step-ms", data.step_ms, "A whole multiple of --bin-ms")
-      ->capture_default_str();
-  command.add_option("--target-offset-ms", data.target_offset_ms,
-                     "Target time minus the end of its step (default: the step's centre)");
+  flag("--bin-ms", data.bin_ms, "Width of an event's bin")->capture_default_str();
+  flag("--step-ms", data.step_ms, "A whole multiple of --bin-ms")->capture_default_str();
+  flag("--target-offset-ms", data.target_offset_ms,
+       "Target time minus the end of its step (default: the step's centre)");
 }
 
 void add_protocol_flags(CLI::App& command, ProtocolFlags& flags, train::DataOptions& data) {
@@ -80,6 +78,20 @@ void write_numbers(JsonWriter& json, const char* key, const std::vector<double>&
   json.key(key).begin_array();
   for (const double v : values) json.value(v);
   json.end_array();
+}
+
+void say_if_stopped(const train::TrainReport& report) {
+  if (report.complete) return;
+  std::cerr << "cortex-train: stopped at iteration " << report.iterations
+            << "; --resume goes on from " << report.run_dir << "\n";
+}
+
+void write_run(JsonWriter& json, const train::TrainReport& report) {
+  json.key("model").value(report.model).key("run").value(report.run_dir);
+  json.key("complete").value(report.complete).key("iterations").value(report.iterations);
+  json.key("best_iteration").value(report.best_iteration);
+  json.key("parameters").value(report.parameters).key("seconds").value(report.seconds);
+  json.key("ms_per_iteration").value(report.ms_per_iteration).key("device").value(report.device);
 }
 
 }  // namespace cortex

@@ -189,18 +189,7 @@ void LocalEngine::answer_streams(std::span<const float> behavior) {
   finished_.clear();
   for (std::size_t i = 0; i < batch_sessions_.size(); ++i) {
     Session& session = *batch_sessions_[i];
-    if (!session.front_finished()) continue;
-    const StreamJob& front = session.front();
-    finished_.push_back({.session = &session,
-                         .row = i,
-                         .last_step = front.last_step,
-                         .deadline_ns = front.deadline_ns,
-                         .best_effort = front.best_effort,
-                         .dropped_events = front.dropped_events,
-                         .submitted_ns = front.submitted_ns,
-                         .started_ns = front.started_ns,
-                         .sink = front.sink,
-                         .window_sink = front.window_sink});
+    if (session.front_finished()) finished_.push_back({session.front(), &session, i});
   }
   {
     // The slots are free before the answers leave, so that a receiver may queue the next step.
@@ -328,16 +317,12 @@ void LocalEngine::answer_windows(std::span<const float> behavior) {
 }
 
 bool LocalEngine::fail_front(Session& session, const Error& error) {
-  StreamJob job;
+  JobTerms job;
   {
     // Whoever closes the session takes out others of its jobs.
     const std::lock_guard lock(queue_mutex_);
     if (session.queued == 0) return false;
-    const StreamJob& front = session.front();
-    job.last_step = front.last_step;
-    job.submitted_ns = front.submitted_ns;
-    job.sink = front.sink;
-    job.window_sink = front.window_sink;
+    job = session.front();
     session.pop_front();
   }
   if (job.sink == nullptr) {

@@ -122,15 +122,10 @@ class LocalEngine final : public Engine {
   void count_batch();
   void answer_streams(std::span<const float> behavior);
   void answer_windows(std::span<const float> behavior);
-  /// A front job whose steps up to its last one have run, out of its queue.
-  struct Finished {
+  /// A front job whose steps up to its last one have run.
+  struct Finished : JobTerms {
     Session* session;
     std::size_t row;  // of the batch
-    std::int64_t last_step, deadline_ns;
-    bool best_effort;
-    std::int64_t dropped_events, submitted_ns, started_ns;
-    StepSink* sink;
-    WindowSink* window_sink;
   };
   void answer(const Finished& job, std::span<const float> behavior);
   /// The computation of the batch failed: every request in it is answered with an error, every

@@ -14,21 +14,25 @@
 
 namespace cortex {
 
-/// Work on one stream: run every step from the stream's next one up to `last_step`, each with its
-/// events, and answer for the last.
-struct StreamJob {
+/// What is left of a job once it is out of its queue: enough to answer it.
+struct JobTerms {
   std::int64_t last_step = 0;
-  int forwards = 1;           ///< steps that it runs
-  std::vector<Event> events;  ///< sorted by (bin, unit), merged; capacity reserved
-  std::size_t cursor = 0;     ///< first event that has not run
   std::int64_t deadline_ns = kNoDeadline;
   bool best_effort = false;
   std::int64_t dropped_events = 0;
   std::int64_t submitted_ns = 0;
   std::int64_t started_ns = 0;
-  bool begun = false;  ///< its first step has run or runs
   StepSink* sink = nullptr;
   WindowSink* window_sink = nullptr;  ///< instead, where a stateless request runs as a stream
+};
+
+/// Work on one stream: run every step from the stream's next one up to `last_step`, each with its
+/// events, and answer for the last.
+struct StreamJob : JobTerms {
+  int forwards = 1;           ///< steps that it runs
+  std::vector<Event> events;  ///< sorted by (bin, unit), merged; capacity reserved
+  std::size_t cursor = 0;     ///< first event that has not run
+  bool begun = false;         ///< its first step has run or runs
 };
 
 /// A live stream: its caches, its queue, its totals.

@@ -113,17 +113,9 @@ Result<SessionSummary> LocalEngine::close_session(SessionId id) {
 }
 
 SessionSummary LocalEngine::finish_closing(Session& session) {
-  struct Dropped {
-    StepSink* sink;
-    std::int64_t step;
-    std::int64_t submitted_ns;
-  };
-  std::vector<Dropped> dropped;
+  std::vector<JobTerms> dropped;
   dropped.reserve(session.ring.size());
-  const auto drop = [&] {
-    const StreamJob& job = session.pop_back();
-    dropped.push_back({job.sink, job.last_step, job.submitted_ns});
-  };
+  const auto drop = [&] { dropped.push_back(session.pop_back()); };
   {
     // Its waiting steps go with it; one that is being computed is answered first, unless it has
     // empty steps yet to run.
@@ -143,7 +135,7 @@ SessionSummary LocalEngine::finish_closing(Session& session) {
   for (auto job = dropped.rbegin(); job != dropped.rend(); ++job) {
     StepAnswer answer;
     answer.session = session.id;
-    answer.sequence = job->step;
+    answer.sequence = job->last_step;
     answer.submitted_ns = job->submitted_ns;
     answer.finished_ns = clock_.now();
     answer.error = &error;

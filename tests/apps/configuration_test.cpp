@@ -67,6 +67,14 @@ TEST_F(Configuration, LaterSourcesWinFileEnvironmentSetFlag) {
   EXPECT_TRUE(contains(ran.out, "\nmax_events = 5  # flag\n"));
 }
 
+TEST_F(Configuration, ALogLevelIsKnownInAnyCase) {
+  // What is wrong is found behind the level.
+  const Ran ran = serve({"--model", "identity", "--host", "192.0.2.1", "--log-level", "Warn"});
+  EXPECT_EQ(ran.code, 2) << ran.err;
+  EXPECT_TRUE(contains(ran.err, "192.0.2.1 is not a loopback address")) << ran.err;
+  EXPECT_EQ(serve({"--model", "identity", "--log-level", "loud"}).code, 2);
+}
+
 TEST_F(Configuration, TheVariablesOfThePublishedServiceAreKnown) {
   const Ran ran = serve({"--print-config"},
                         {"CORTEX_CHECKPOINT=some.safetensors", "CORTEX_MAX_BATCH=32",
