@@ -84,10 +84,11 @@ void serve(ServeFlags flags) {
     throw Exception{{ErrorCode::io_error, flags.log.file + ": cannot be written", "log-file"}};
 
   std::optional<Error> failed;
-  FlightRecording recording{.folder = flags.record_dir,
-                      .options = {.ring_bytes = std::size_t(flags.record_buffer_mb) << 20,
-                                  .sync_every = std::chrono::milliseconds(flags.record_sync_ms)},
-                      .counters = {}};
+  FlightRecording recording{
+      .folder = flags.record_dir,
+      .options = {.ring_bytes = std::size_t(flags.record_buffer_mb) << 20,
+                  .sync_every = std::chrono::milliseconds(flags.record_sync_ms)},
+      .counters = {}};
   std::unique_ptr<Server> server;
   ServerOptions& options = flags.server;
   options.make_engine = [&](const NamedModel& source) -> Result<std::unique_ptr<Engine>> {

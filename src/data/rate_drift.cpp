@@ -70,13 +70,12 @@ Result<RateDrift> rate_drift(const std::vector<UnitRate>& before, const Recordin
 
   std::map<std::string, double> known;
   for (const UnitRate& unit : before) known.emplace(unit.id, unit.rate_hz);
-  const std::string session = now.session_id.empty() ? now.identifier : now.session_id;
   RateDrift out;
   std::vector<double> ratios, scores;
   std::size_t changed = 0;
   for (const Unit& unit : now.units) {
     auto found = known.find(unit.id);
-    if (found == known.end()) found = known.find(session + "/" + unit.id);
+    if (found == known.end()) found = known.find(session_unit_id(now.session(), unit.id));
     if (found == known.end()) {
       out.fresh.push_back(unit.id);
       continue;

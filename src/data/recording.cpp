@@ -20,4 +20,8 @@ std::int64_t Recording::spike_count() const {
   return count;
 }
 
+std::string session_unit_id(const std::string& session, const std::string& id) {
+  return session + "/" + id;
+}
+
 }  // namespace cortex

@@ -69,6 +69,11 @@ struct Recording {
   const BehaviorSeries* find_behavior(const std::string& name) const;
   const BehaviorSeries* find_path(const std::string& hdf5_path) const;
   std::int64_t spike_count() const;
+  /// What its session is called: its id, or the file's where it has none.
+  const std::string& session() const { return session_id.empty() ? identifier : session_id; }
 };
+
+/// "SESSION/ID": a unit's id in a table of several sessions.
+std::string session_unit_id(const std::string& session, const std::string& id);
 
 }  // namespace cortex

@@ -60,10 +60,6 @@ std::vector<std::uint8_t> blanked_steps(const Recording& recording, const Steppe
   return blank;
 }
 
-std::string session_of(const Recording& recording) {
-  return recording.session_id.empty() ? recording.identifier : recording.session_id;
-}
-
 /// One table of units over recordings that may each have their own.
 class UnitTable {
  public:
@@ -110,7 +106,7 @@ class UnitTable {
     }
     for (Event& e : part.events) e.unit = rows[static_cast<std::size_t>(e.unit)];
     keep_events(part, [](const Event& e) { return e.unit != kSilent; });
-    mark_held_out(recording, part.session + "/");
+    mark_held_out(recording, session_unit_id(part.session, ""));
     return {};
   }
 
@@ -195,7 +191,7 @@ Result<TimelinePart> make_part(const Recording& recording, const SteppedRecordin
   if (!scored) return scored.error();
   TimelinePart part;
   part.path = recording.path;
-  part.session = session_of(recording);
+  part.session = recording.session();
   part.mask = std::move(scored->mask);
   part.scored_trial = std::move(scored->trial);
   part.target = stepped.target;
@@ -263,10 +259,6 @@ Timeline cut_at_trials(const Timeline& timeline) {
       out.parts.push_back(std::move(part));
     }
   return out;
-}
-
-std::string session_unit_id(const std::string& session, const std::string& id) {
-  return session + "/" + id;
 }
 
 Result<Timeline> make_timeline(const std::vector<Recording>& recordings, const StepOptions& options,

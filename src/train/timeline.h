@@ -68,8 +68,6 @@ enum class UnitsBy {
   id,       ///< a unit of the same id is the same unit; all recordings hold the same
   session,  ///< each session has units of its own, named `session_unit_id()`
 };
-/// "SESSION/ID": a unit's id in a table of several sessions.
-std::string session_unit_id(const std::string& session, const std::string& id);
 
 /// Every trial with scored steps as a recording of its own, so that nothing before it is known: the
 /// protocol with a reset at each trial.
