@@ -76,8 +76,9 @@ class RecordingEngine final : public Engine {
   };
 
   /// The top of the stack of free slots, and how often it changed: without that, one that was taken
-  /// and given back in between would be taken for unchanged.
-  struct Head {
+  /// and given back in between would be taken for unchanged. Aligned as one word, so that it is
+  /// changed as one.
+  struct alignas(2 * sizeof(std::uint32_t)) Head {
     std::uint32_t slot;
     std::uint32_t changes;
   };
