@@ -89,11 +89,13 @@ class ArchiveServer {
 
   /// Before anything is asked.
   void add(const std::string& path, const std::string& content) {
+    const std::lock_guard lock(mutex_);
     ids_.push_back(path);
     blobs_[path] = content;
     digests_[path] = digest_of(content);
   }
   void set_digests(const std::string& path, dandi::Digests digests) {
+    const std::lock_guard lock(mutex_);
     digests_[path] = std::move(digests);
   }
   void set_fault(Fault fault) {
