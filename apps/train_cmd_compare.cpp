@@ -17,6 +17,10 @@ void run_compare(const train::CompareOptions& options, const std::string& page, 
   const auto progress = [&](const std::string& what) {
     if (!options.training.quiet) std::cerr << "cortex-train: " << what << "\n";
   };
+  if (options.data.fold >= 0) {
+    train::fit_fold(options, progress).value_or_throw();
+    return;
+  }
   const train::CompareReport report = train::compare(options, progress).value_or_throw();
   const std::string text = train::compare_json(report, options);
   write_text(options.run_dir + "/compare.json", text + "\n");

@@ -7,12 +7,14 @@
 Every run is logged, whatever came of it. What `--work` holds already is not run again.
 """
 import argparse
+import concurrent.futures
 import json
 import pathlib
 import shlex
 import statistics
 import subprocess
 import sys
+import threading
 import time
 
 from results import write_results
@@ -27,6 +29,9 @@ class Runs:
         self.args.work.mkdir(parents=True, exist_ok=True)
         self.log = self.args.work / "runs.json"
         self.rows = json.loads(self.log.read_text()) if self.log.exists() else []
+        self.lock = threading.Lock()
+        self.pool = concurrent.futures.ThreadPoolExecutor(args.jobs)
+        self.begun = []
 
     def call(self, words):
         words = [str(w) for w in words]
@@ -46,20 +51,28 @@ class Runs:
             self.call([*words, "--out", self.file(name), "--resume"])
         return self.file(name)
 
-    def run(self, method, trials, seed, words, score):
+    def begin(self, method, trials, seed, words, score):
         name = f"{method}_{trials}_{seed}"
-        if any(row["name"] == name for row in self.rows):
-            return
+        if not any(row["name"] == name for row in self.rows):
+            self.begun.append(self.pool.submit(self.run, name, method, trials, seed, words, score))
+
+    def wait(self):
+        for run in concurrent.futures.as_completed(self.begun):
+            run.result()
+
+    def run(self, name, method, trials, seed, words, score):
         begun = time.monotonic()
         said = self.call([*words, "--out", self.file(name)])
         r2 = score(said, self.file(name))
-        self.rows.append({
+        row = {
             "name": name, "method": method, "trials": trials, "seed": seed, "r2": r2,
             "seconds": round(time.monotonic() - begun, 1),
             "command": self.shown(words),
-        })
-        self.log.write_text(json.dumps(self.rows, indent=1))
-        print(f"{name}: {r2:.4f}", flush=True)
+        }
+        with self.lock:
+            self.rows.append(row)
+            self.log.write_text(json.dumps(self.rows, indent=1))
+            print(f"{name}: {r2:.4f}", flush=True)
 
     def shown(self, words):
         return shlex.join(["cortex-train", *(pathlib.Path(w).name if "/" in str(w) else str(w) for w in words)])
@@ -72,10 +85,12 @@ def curves(runs):
     args = runs.args
     updates = ["--iterations", args.iterations]
     day = ["train", *MODEL, "--nwb", args.day, *LEARN, *updates]
-    before = runs.make("before", ["train", *MODEL, "--nwb", args.before, *LEARN, *updates])
+    before_words = ["train", *MODEL, "--nwb", args.before, *LEARN, *updates]
+    making = runs.pool.submit(runs.make, "before", before_words)
     spikes = runs.make("pretrained", ["pretrain", *MODEL, "--nwb", f"{args.before},{args.day}",
                                       "--units-by", "session", "--split-val", "none", "--quiet",
                                       *updates])
+    before = making.result()
     after = lambda said, model: said["after_r2"]
     some = lambda trials: ["--train-trials", trials] if trials != "all" else []
     for seed in range(1, args.seeds + 1):
@@ -84,18 +99,19 @@ def curves(runs):
             adapt = ["adapt", "--model", before, "--nwb", args.day, "--force", "--quiet", *chance,
                      "--trials", trials]
             if trials != "all":
-                runs.run("adapted", trials, seed, [*adapt, "--iterations", args.adapt_iterations],
+                runs.begin("adapted", trials, seed, [*adapt, "--iterations", args.adapt_iterations],
                          after)
-            runs.run("scratch", trials, seed, [*day, *chance, *some(trials)], runs.evaluated)
-            runs.run("fine-tuned", trials, seed,
+            runs.begin("scratch", trials, seed, [*day, *chance, *some(trials)], runs.evaluated)
+            runs.begin("fine-tuned", trials, seed,
                      [*day, *chance, *some(trials), "--init", before, "--lr", "5e-4"],
                      runs.evaluated)
-            runs.run("pretrained", trials, seed,
+            runs.begin("pretrained", trials, seed,
                      [*day, *chance, *some(trials), "--init", spikes, "--lr", "1e-3"],
                      runs.evaluated)
-    runs.run("as it is", 0, 1, ["adapt", "--model", before, "--nwb", args.day, "--force", "--quiet",
+    runs.begin("as it is", 0, 1, ["adapt", "--model", before, "--nwb", args.day, "--force", "--quiet",
                                 "--trials", 1, "--iterations", 1],
              lambda said, model: said["before_r2"])
+    runs.wait()
 
 
 def summary(rows):
@@ -123,7 +139,8 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--iterations", type=int, default=600)
     parser.add_argument("--adapt-iterations", type=int, default=300)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1, help="of a run")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
     args = parser.parse_args()
     args.trials = [t if t == "all" else int(t) for t in args.trials.split(",")]
     runs = Runs(args)

@@ -29,9 +29,8 @@ constexpr std::size_t kTraces = 8;
 bool is_linear(const std::string& name) { return name == "ridge" || name == "kalman"; }
 
 Result<void> check(const CompareOptions& o) {
-  if (!o.data.folds || o.data.fold >= 0)
-    return Error{ErrorCode::invalid_argument, "a comparison is made over all of --folds N",
-                 "folds"};
+  if (!o.data.folds)
+    return Error{ErrorCode::invalid_argument, "a comparison is made over --folds N", "folds"};
   if (o.run_dir.empty())
     return Error{ErrorCode::invalid_argument, "--run is missing: where do the models go?", "run"};
   if (o.models.empty()) return Error{ErrorCode::invalid_argument, "--models is empty", "models"};
@@ -89,6 +88,20 @@ Result<void> fit(const CompareOptions& options, const std::string& name, int fol
   const auto done = train(training, recordings);
   if (!done) return done.error();
   return {};
+}
+
+/// Fits `name` in a fold whose recordings are at hand; the model's path.
+Result<std::string> fit_in_fold(const CompareOptions& options, const std::string& name, int fold,
+                                const std::vector<Recording>& folded,
+                                const std::function<void(const std::string&)>& progress) {
+  progress(fmt::format("{}, fold {} of {}", name, fold + 1, options.data.folds->folds));
+  const fs::path folder = fs::path(options.run_dir) / fmt::format("fold{}", fold);
+  std::error_code ec;
+  fs::create_directories(folder, ec);
+  if (ec) return Error{ErrorCode::io_error, folder.string() + ": " + ec.message(), "run"};
+  std::string path = (folder / (name + ".safetensors")).string();
+  if (const auto ok = fit(options, name, fold, folded, path); !ok) return ok.error();
+  return path;
 }
 
 std::vector<CurvePoint> minutes_curve(const std::string& run_dir) {
@@ -195,32 +208,27 @@ Result<CompareRow> run_model(const CompareOptions& options, const std::string& n
   row.baseline = is_linear(name) || is_baseline(name);
   std::vector<TrialScore> reset;
   for (int fold = 0; fold < options.data.folds->folds; ++fold) {
-    progress(fmt::format("{}, fold {} of {}", name, fold + 1, options.data.folds->folds));
     const auto folded = fold_recordings(recordings, *options.data.folds, fold);
     if (!folded) return folded.error();
-    const fs::path folder = fs::path(options.run_dir) / fmt::format("fold{}", fold);
-    std::error_code ec;
-    fs::create_directories(folder, ec);
-    if (ec) return Error{ErrorCode::io_error, folder.string() + ": " + ec.message(), "run"};
-    const std::string path = (folder / (name + ".safetensors")).string();
     const auto from = std::chrono::steady_clock::now();
-    if (const auto ok = fit(options, name, fold, *folded, path); !ok) return ok.error();
+    const auto path = fit_in_fold(options, name, fold, *folded, progress);
+    if (!path) return path.error();
     row.fit_s += std::chrono::duration<double>(std::chrono::steady_clock::now() - from).count();
     DecodeChoices choices;
     choices.device = options.training.device;
-    const auto done = decode_model(path, options.data, "test", *folded, choices);
+    const auto done = decode_model(*path, options.data, "test", *folded, choices);
     if (!done) return done.error();
     choices.reset_each_trial = true;
-    const auto apart = decode_model(path, options.data, "test", *folded, choices);
+    const auto apart = decode_model(*path, options.data, "test", *folded, choices);
     if (!apart) return apart.error();
     row.trials.insert(row.trials.end(), done->trials.begin(), done->trials.end());
     reset.insert(reset.end(), apart->trials.begin(), apart->trials.end());
     if (fold > 0) continue;
-    row.parameters = parameters_of(path);
+    row.parameters = parameters_of(*path);
     report.output_names = done->timeline.output_names;
     report.output_unit = done->timeline.output_unit;
     report.step_ms = done->timeline.step_ms;
-    if (const auto ok = describe(options, path, *folded, *done, row); !ok) return ok.error();
+    if (const auto ok = describe(options, *path, *folded, *done, row); !ok) return ok.error();
   }
   std::sort(row.trials.begin(), row.trials.end(),
             [](const TrialScore& a, const TrialScore& b) { return a.trial < b.trial; });
@@ -238,9 +246,25 @@ void write_curve(JsonWriter& w, const char* key, const std::vector<CurvePoint>& 
 
 }  // namespace
 
+Result<void> fit_fold(const CompareOptions& options,
+                      const std::function<void(const std::string&)>& progress) {
+  if (const auto ok = check(options); !ok) return ok.error();
+  auto recordings = load_recordings(options.data);
+  if (!recordings) return recordings.error();
+  const int fold = options.data.fold;
+  const auto folded = fold_recordings(*recordings, *options.data.folds, fold);
+  if (!folded) return folded.error();
+  for (const std::string& name : options.models)
+    if (const auto path = fit_in_fold(options, name, fold, *folded, progress); !path)
+      return path.error();
+  return {};
+}
+
 Result<CompareReport> compare(const CompareOptions& options,
                               const std::function<void(const std::string&)>& progress) {
   if (const auto ok = check(options); !ok) return ok.error();
+  if (options.data.fold >= 0)
+    return Error{ErrorCode::invalid_argument, "a comparison is made over all folds", "fold"};
   auto recordings = load_recordings(options.data);
   if (!recordings) return recordings.error();
   CompareReport report;

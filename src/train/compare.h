@@ -9,7 +9,7 @@ namespace cortex::train {
 
 /// Decoders under the same folds, steps and budget, into one table and one page.
 struct CompareOptions {
-  DataOptions data;  ///< `folds` set, `fold` not
+  DataOptions data;  ///< `folds` set; `fold` for fit_fold alone
   /// "ridge", "kalman", a baseline of baseline_nets.h or a preset of model/config.h.
   std::vector<std::string> models = {"ridge",       "kalman", "gru",
                                      "transformer", "possm",  "stream-nano"};
@@ -66,6 +66,11 @@ struct CompareReport {
 /// chosen on a tested trial. `progress` is told what begins.
 Result<CompareReport> compare(const CompareOptions& options,
                               const std::function<void(const std::string&)>& progress);
+
+/// Fits every model in the fold `options.data.fold` alone and leaves it in run_dir, where `compare`
+/// finds it: folds can be fitted side by side, or on several machines.
+Result<void> fit_fold(const CompareOptions& options,
+                      const std::function<void(const std::string&)>& progress);
 
 std::string compare_json(const CompareReport& report, const CompareOptions& options);
 

@@ -269,6 +269,42 @@ TEST(Compare, UnderOnsetAModelLearnsTheStepThatIsScored) {
   EXPECT_EQ(bytes_of(fit.out), bytes_of(dir.file("run/fold0/ridge.safetensors")));
 }
 
+TEST(Compare, AFoldFittedApartIsTheFoldThatIsCompared) {
+  const TempDir dir;
+  const std::string nwb = dir.file("session.nwb");
+  ASSERT_TRUE(write_nwb(nwb, synthetic_recording(8, 24, 4)));
+  CompareOptions options;
+  options.data.nwb = {nwb};
+  options.data.folds = three_folds();
+  options.training = tiny_options("");
+  options.training.iterations = 4;
+  options.models = {"ridge", "stream-nano"};
+  options.lags = 2;
+  options.resamples = 100;
+  const auto fit_apart = [&](int fold) {
+    options.data.fold = fold;
+    std::vector<std::string> begun;
+    const auto done = fit_fold(options, [&](const std::string& what) { begun.push_back(what); });
+    EXPECT_TRUE(done) << done.error().message;
+    return begun;
+  };
+  options.run_dir = dir.file("apart");
+  for (const int fold : {2, 0}) EXPECT_EQ(fit_apart(fold).size(), options.models.size());
+  EXPECT_FALSE(std::filesystem::exists(dir.file("apart/fold1")));
+  EXPECT_EQ(compare(options, [](const std::string&) {}).error().field, "fold");
+
+  options.data.fold = -1;
+  ASSERT_TRUE(compare(options, [](const std::string&) {}));
+  options.run_dir = dir.file("whole");
+  ASSERT_TRUE(compare(options, [](const std::string&) {}));
+  for (const std::string name : {"fold0/ridge", "fold1/stream-nano", "fold2/stream-nano"})
+    EXPECT_EQ(bytes_of(dir.file("apart/" + name + ".safetensors")),
+              bytes_of(dir.file("whole/" + name + ".safetensors")))
+        << name;
+  options.data.fold = 3;
+  EXPECT_FALSE(fit_fold(options, [](const std::string&) {}));
+}
+
 TEST(Compare, OneTableOverTheSameTrials) {
   const TempDir dir;
   const std::string nwb = dir.file("session.nwb");
