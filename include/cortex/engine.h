@@ -269,6 +269,10 @@ struct EngineOptions {
   double max_utilisation = 0.9;
   double max_tenant_utilisation = 0.9;
   SchedulerPolicy policy = SchedulerPolicy::edf;
+  /// How long the compute thread polls for work before it sleeps: waking a thread takes tens of
+  /// microseconds where its core has gone idle. As long as the time between two steps, it never
+  /// sleeps, and its core is never idle.
+  int busy_poll_us = 0;
   /// Lock memory, pin the compute thread and run it under SCHED_FIFO, as far as the system allows:
   /// Engine::realtime() says what it granted. Never fatal.
   bool realtime = false;

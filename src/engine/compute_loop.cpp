@@ -31,7 +31,9 @@ bool LocalEngine::take_batch() {
   std::unique_lock lock(queue_mutex_);
   Scheduler& scheduler = *scheduler_;
   const auto ready = [&] { return scheduler.steps_ready() || scheduler.windows_waiting(); };
-  work_.wait(lock, [&] { return stopping_ || ready() || ops_->lost(); });
+  const auto due = [&] { return stopping_ || ready() || ops_->lost(); };
+  if (options_.busy_poll_us > 0 && !due()) poll_for_call(lock);
+  work_.wait(lock, due);
   batch_sessions_.clear();
   refused_.clear();
   formed_ = nullptr;
@@ -58,6 +60,19 @@ bool LocalEngine::take_batch() {
     batch_sessions_.back()->in_flight = true;
   }
   return true;
+}
+
+void LocalEngine::call_compute() {
+  calls_.fetch_add(1, std::memory_order_release);
+  work_.notify_one();
+}
+
+void LocalEngine::poll_for_call(std::unique_lock<PriorityMutex>& lock) {
+  const std::uint32_t seen = calls_.load(std::memory_order_relaxed);
+  lock.unlock();
+  const std::int64_t until = clock_.now() + std::int64_t{1000} * options_.busy_poll_us;
+  while (calls_.load(std::memory_order_acquire) == seen && clock_.now() < until) relax_cpu();
+  lock.lock();
 }
 
 void LocalEngine::begin_windows() {

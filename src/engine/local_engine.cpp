@@ -106,9 +106,11 @@ Result<std::unique_ptr<Engine>> Engine::create(const EngineOptions& options) {
     if (value < 1)
       return Error{ErrorCode::invalid_argument,
                    fmt::format("{} is {}, not at least 1", field, value), field};
-  if (options.max_batch < 0)
-    return Error{ErrorCode::invalid_argument,
-                 fmt::format("max_batch is {}, not at least 0", options.max_batch), "max_batch"};
+  for (const auto& [field, value] :
+       {std::pair{"max_batch", options.max_batch}, {"busy_poll_us", options.busy_poll_us}})
+    if (value < 0)
+      return Error{ErrorCode::invalid_argument,
+                   fmt::format("{} is {}, not at least 0", field, value), field};
   auto file = is_identity_name(options.model_path)
                   ? Result<ModelFile>(identity_model(options.model_path))
                   : load_model(options.model_path);
@@ -238,7 +240,7 @@ LocalEngine::~LocalEngine() {
     const std::lock_guard lock(queue_mutex_);
     stopping_ = true;
   }
-  work_.notify_one();
+  call_compute();
   thread_.join();
 }
 

@@ -106,12 +106,16 @@ class LocalEngine final : public Engine {
   /// Takes a free place for a stateless request; none: resource_exhausted.
   Result<std::uint64_t> take_window_job();
   WindowOffer offer_of(std::uint64_t index, TenantId tenant) const;
+  /// Whoever has made work ready, or an end, tells the compute thread.
+  void call_compute();
   Error refusal(Verdict verdict, const WindowOffer& offer) const;
 
   // Compute thread.
   void run();
   /// Takes what is to run next, after waiting for something; false when the engine ends.
   bool take_batch();
+  /// Polls for what call_compute() announces, for as long as the options say.
+  void poll_for_call(std::unique_lock<PriorityMutex>& lock);
   void begin_windows();
   void fail_shed();
   /// Runs what was taken and answers it.
@@ -170,6 +174,7 @@ class LocalEngine final : public Engine {
 
   mutable PriorityMutex queue_mutex_;
   PriorityCondition work_;  // something became ready, or the end
+  std::atomic<std::uint32_t> calls_ = 0;  // of call_compute(), for a compute thread that polls
   PriorityCondition idle_;  // a session left the compute thread
   bool stopping_ = false;
   std::optional<Scheduler> scheduler_;  // keys: addresses of sessions, indices of window jobs
