@@ -70,7 +70,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=10, help="of one round of one case")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--busy-poll-us", type=int, nargs="+", default=[0, 2000],
-                        help="of the servers; the first is the engine's in process")
+                        help="of the servers, one pair after another")
     args = parser.parse_args()
     results = []
     for busy_poll_us in args.busy_poll_us:
