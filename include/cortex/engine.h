@@ -256,6 +256,9 @@ struct EngineOptions {
   /// Steps or windows computed at once; 0: what suits the device. At most as many streams as
   /// max_sessions are ever ready together.
   int max_batch = 0;
+  /// Batches of a stream model on their way at once: with 2 the next one is packed and sent while
+  /// the device computes, and waits there for the one before it. 0: 2 on a GPU, else 1.
+  int batches_in_flight = 0;
   int max_queued_steps = 4;  ///< a session's steps waiting or in flight
   int max_queued_windows = 256;
   int max_window_events = 16384;
