@@ -94,6 +94,7 @@ void serve(ServeFlags flags) {
   options.make_engine = [&](const NamedModel& source) -> Result<std::unique_ptr<Engine>> {
     EngineOptions its = flags.engine;
     its.model_path = source.path;
+    its.busy_poll_us = options.busy_poll_us;
     auto made = Engine::create(its);
     if (!made) return made;
     if (auto warm = warm_up(**made, flags.warmup_iters); !warm) return warm.error();

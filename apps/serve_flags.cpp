@@ -151,7 +151,8 @@ void ServeFlags::add_limits(CLI::App& command) {
         CLI::PositiveNumber);
   if (std::thread::hardware_concurrency() >= kPollingCores) server.busy_poll_us = kBusyPollUs;
   limit("--busy-poll-us", server.busy_poll_us,
-        "Microseconds that the network thread polls for an answer before it sleeps; 0: none",
+        "Microseconds that the network thread polls for an answer, and the compute thread for work, "
+        "before they sleep; 0: none",
         CLI::Range(0, 1'000'000));
 }
 

@@ -61,7 +61,7 @@ def overhead(doc, table):
         return
     rows = []
     for r in report["results"]:
-        row = [r["where"], str(r["clients"]), f"{r['rate_hz']:,.0f}"]
+        row = [r["where"], str(r["busy_poll_us"]), str(r["clients"]), f"{r['rate_hz']:,.0f}"]
         for q in ("p50", "p99"):
             p = r[q]
             row += [micro(p["ours_us"]), micro(p["echo_us"]),
@@ -74,8 +74,10 @@ def overhead(doc, table):
         "nothing. Echo: the same bytes both ways to a thread that only counts them (in process: a "
         "hand-over to a thread and back), by turns of a second in the same run. Added: ours minus "
         "the echo's at each percentile, median (least to most) of the rounds. 64 clients offer half "
-        "of what they got out of the server at most. Client and server share the machine's cores.\n",
-        table(["over", "clients", "requests/s", "p50 ours", "echo", "added", "target", "p99 ours",
+        "of what they got out of the server at most. Client and server share the machine's cores. "
+        "Polling: --busy-poll-us; 0 is a server whose threads sleep, and must be woken, between two "
+        "requests.\n",
+        table(["over", "polling", "clients", "requests/s", "p50 ours", "echo", "added", "target", "p99 ours",
                "echo", "added", "target"], rows)]
 
 

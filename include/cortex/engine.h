@@ -256,6 +256,9 @@ struct EngineOptions {
   /// Steps or windows computed at once; 0: what suits the device. At most as many streams as
   /// max_sessions are ever ready together.
   int max_batch = 0;
+  /// Batches of a stream model on their way at once: with 2 the next one is packed and sent while
+  /// the device computes, and waits there for the one before it. 0: 2 on a GPU, else 1.
+  int batches_in_flight = 0;
   int max_queued_steps = 4;  ///< a session's steps waiting or in flight
   int max_queued_windows = 256;
   int max_window_events = 16384;
@@ -269,6 +272,10 @@ struct EngineOptions {
   double max_utilisation = 0.9;
   double max_tenant_utilisation = 0.9;
   SchedulerPolicy policy = SchedulerPolicy::edf;
+  /// How long the compute thread polls for work before it sleeps: waking a thread takes tens of
+  /// microseconds where its core has gone idle. As long as the time between two steps, it never
+  /// sleeps, and its core is never idle.
+  int busy_poll_us = 0;
   /// Lock memory, pin the compute thread and run it under SCHED_FIFO, as far as the system allows:
   /// Engine::realtime() says what it granted. Never fatal.
   bool realtime = false;

@@ -4,6 +4,8 @@
 
 #include <mutex>
 
+#include "core/thread.h"
+
 namespace cortex {
 
 /// A mutex whose holder runs at the priority of whoever waits for it: a client that is preempted
@@ -15,11 +17,19 @@ class PriorityMutex {
   ~PriorityMutex() { pthread_mutex_destroy(&mutex_); }
   PriorityMutex(const PriorityMutex&) = delete;
   PriorityMutex& operator=(const PriorityMutex&) = delete;
-  void lock() { pthread_mutex_lock(&mutex_); }
+  /// Tries for a microsecond or two before it sleeps: those who hold it do so for less.
+  void lock() {
+    for (int i = 0; i < kTries; ++i) {
+      if (pthread_mutex_trylock(&mutex_) == 0) return;
+      relax_cpu();
+    }
+    pthread_mutex_lock(&mutex_);
+  }
   void unlock() { pthread_mutex_unlock(&mutex_); }
   pthread_mutex_t* native_handle() { return &mutex_; }
 
  private:
+  static constexpr int kTries = 50;
   pthread_mutex_t mutex_;
 };
 

@@ -4,18 +4,8 @@
 
 #include "core/thread.h"
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 namespace cortex {
 namespace {
-
-void relax() {
-#if defined(__x86_64__)
-  _mm_pause();
-#endif
-}
 
 constexpr std::uint64_t kOneChunk = std::uint64_t{1} << 32;
 
@@ -70,7 +60,7 @@ void StepPool::publish(int chunks, Call call, void* work) {
                                                     std::memory_order_release);
   run_.fetch_add(1, std::memory_order_release);
   take_part(0);
-  while (done_.load(std::memory_order_acquire) != chunks) relax();
+  while (done_.load(std::memory_order_acquire) != chunks) relax_cpu();
 }
 
 void StepPool::take_part(int thread) {
@@ -103,7 +93,7 @@ void StepPool::helper(int thread) {
     while (active_.load(std::memory_order_acquire) == active) {
       const std::uint32_t run = run_.load(std::memory_order_acquire);
       if (run == seen) {
-        relax();
+        relax_cpu();
         continue;
       }
       seen = run;

@@ -6,6 +6,7 @@
 #include <exception>
 #include <iterator>
 #include <string_view>
+#include <utility>
 
 #include "core/realtime.h"
 #include "core/thread.h"
@@ -14,6 +15,21 @@
 /// The compute thread. From here to an answer's sink nothing allocates and nothing is waited for
 /// but the queue lock, which others hold for microseconds at a time.
 namespace cortex {
+namespace {
+
+template <class Body>
+std::optional<ComputeFailure> attempt(Body body) {
+  try {
+    body();
+    return {};
+  } catch (const DeviceError& failure) {
+    return ComputeFailure{failure.what(), true};
+  } catch (const std::exception& failure) {
+    return ComputeFailure{failure.what(), false};
+  }
+}
+
+}  // namespace
 
 void LocalEngine::run() {
   name_this_thread("cortex-compute");
@@ -21,7 +37,7 @@ void LocalEngine::run() {
     realtime_ = make_this_thread_realtime(compute_cores(info_.threads).front());
   while (take_batch()) {
     fail_shed();
-    run_batch();
+    run_batches();
     if (state_ == EngineState::failed)
       return fail_everything({ErrorCode::unavailable, "the engine is stopping", ""});
   }
@@ -31,16 +47,23 @@ bool LocalEngine::take_batch() {
   std::unique_lock lock(queue_mutex_);
   Scheduler& scheduler = *scheduler_;
   const auto ready = [&] { return scheduler.steps_ready() || scheduler.windows_waiting(); };
-  work_.wait(lock, [&] { return stopping_ || ready() || ops_->lost(); });
-  batch_sessions_.clear();
+  const auto due = [&] { return stopping_ || ready() || ops_->lost(); };
+  if (running_ == nullptr) {
+    if (options_.busy_poll_us > 0 && !due()) poll_for_call(lock);
+    work_.wait(lock, due);
+  }
   refused_.clear();
-  formed_ = nullptr;
-  if (ops_->lost()) return true;
+  next_ = nullptr;
+  lost_ = ops_->lost();
+  if (lost_) return true;
+  if (running_ != nullptr && !is_worth_a_flight()) return true;
   if (!ready()) return false;
   if (streams()) begin_windows();
-  started_ns_ = clock_.now();
-  formed_ = streams() ? &scheduler.next_steps(started_ns_) : &scheduler.next_windows(started_ns_);
-  for (const Work& work : formed_->shed) {
+  Flight& flight = flights_[running_ == &flights_[0] ? 1 : 0];
+  flight.started_ns = clock_.now();
+  const FormedBatch& formed = streams() ? scheduler.next_steps(flight.started_ns)
+                                        : scheduler.next_windows(flight.started_ns);
+  for (const Work& work : formed.shed) {
     if (streams()) {
       Session& session = *session_of(work.key);
       refused_.push_back({session.front().window_sink, session.front().submitted_ns});
@@ -52,12 +75,33 @@ bool LocalEngine::take_batch() {
       end_window(work.key, work.tenant);
     }
   }
+  if (formed.taken.empty()) return true;
+  next_ = &flight;
+  flight.taken.assign(formed.taken.begin(), formed.taken.end());
+  flight.sessions.clear();
   if (!streams()) return true;
-  for (const Work& work : formed_->taken) {
-    batch_sessions_.push_back(session_of(work.key));
-    batch_sessions_.back()->in_flight = true;
+  for (const Work& work : flight.taken) {
+    flight.sessions.push_back(session_of(work.key));
+    flight.sessions.back()->in_flight = true;
   }
   return true;
+}
+
+bool LocalEngine::is_worth_a_flight() const {
+  return !stopping_ && 2 * scheduler_->ready_steps() >= running_->taken.size();
+}
+
+void LocalEngine::call_compute() {
+  calls_.fetch_add(1, std::memory_order_release);
+  work_.notify_one();
+}
+
+void LocalEngine::poll_for_call(std::unique_lock<PriorityMutex>& lock) {
+  const std::uint32_t seen = calls_.load(std::memory_order_relaxed);
+  lock.unlock();
+  const std::int64_t until = clock_.now() + std::int64_t{1000} * options_.busy_poll_us;
+  while (calls_.load(std::memory_order_acquire) == seen && clock_.now() < until) relax_cpu();
+  lock.lock();
 }
 
 void LocalEngine::begin_windows() {
@@ -118,49 +162,47 @@ void LocalEngine::fail_window(WindowSink& sink, std::int64_t submitted_ns, const
   sink.on_window(answer);
 }
 
-void LocalEngine::run_batch() {
-  if (formed_ == nullptr) return recover("a forward of another model failed on it");
-  if (formed_->taken.empty()) return;
-  std::span<const float> behavior;
-  try {
-    behavior = forward();
-  } catch (const DeviceError& failure) {
-    const std::string why = failure.what();
-    fail_batch(why.c_str());
-    recover(why);
-    return;
-  } catch (const std::exception& failure) {
-    fail_batch(failure.what());
+void LocalEngine::run_batches() {
+  Flight* const before = std::exchange(running_, nullptr);
+  std::optional<ComputeFailure> met, met_before;
+  if (next_ != nullptr) met = attempt([&] { launch(*next_); });
+  if (before != nullptr) met_before = end_batch(*before, {});
+  // What was launched behind a batch is lost with the device.
+  const bool is_lost = lost_ || (met_before && met_before->of_device);
+  if (is_lost && !met) met = met_before;
+  const bool stays = next_ != nullptr && !met && !is_lost && streams() && stream_->lanes() > 1;
+  if (stays)
+    running_ = next_;
+  else if (next_ != nullptr)
+    met = end_batch(*next_, std::move(met));
+  if (lost_) return recover("a forward of another model failed on it");
+  if (is_lost) return recover(met_before->why);
+  if (met && met->of_device) recover(met->why);
+}
+
+void LocalEngine::launch(Flight& flight) {
+  if (!streams()) {
+    pack_windows(flight);
+    flight.info.forward_ns = clock_.now();
     return;
   }
-  count_batch();
-  if (streams())
-    answer_streams(behavior);
-  else
-    answer_windows(behavior);
-}
-
-std::span<const float> LocalEngine::forward() {
-  return streams() ? forward_streams() : forward_windows();
-}
-
-std::span<const float> LocalEngine::forward_streams() {
-  StreamBatch& batch = stream_->batch();
+  flight.lane = static_cast<int>(&flight - flights_.data());
+  StreamBatch& batch = stream_->batch(flight.lane);
   batch.clear();
-  for (Session* session : batch_sessions_) {
+  for (Session* session : flight.sessions) {
     StreamJob& job = session->front();
-    if (!job.begun) job.started_ns = started_ns_;
+    if (!job.begun) job.started_ns = flight.started_ns;
     job.begun = true;
     session->advance(bins_per_step_, info_.context_steps);
     session->append_to(batch, bins_per_step_);
   }
-  batch_.forward_ns = clock_.now();
-  return stream_->forward();
+  flight.info.forward_ns = clock_.now();
+  stream_->launch(flight.lane);
 }
 
-std::span<const float> LocalEngine::forward_windows() {
+void LocalEngine::pack_windows(const Flight& flight) {
   window_batch_.clear();
-  for (const Work& work : formed_->taken) {
+  for (const Work& work : flight.taken) {
     for (const Event& e : window_jobs_[work.key].events) {
       window_batch_.neuron.push_back(e.unit);
       window_batch_.bin.push_back(static_cast<std::int32_t>(e.bin));
@@ -170,25 +212,44 @@ std::span<const float> LocalEngine::forward_windows() {
     window_batch_.window_bins.push_back(config_.window_bins > 0 ? config_.window_bins
                                                                 : config_.max_bins);
   }
-  batch_.forward_ns = clock_.now();
-  return window_->forward(window_batch_);
 }
 
-void LocalEngine::count_batch() {
-  const std::size_t rows = formed_->taken.size();
-  batch_.computed_ns = clock_.now();
-  batch_.size = static_cast<int>(rows);
-  ++batch_.id;
+std::optional<ComputeFailure> LocalEngine::end_batch(Flight& flight,
+                                                     std::optional<ComputeFailure> failure) {
+  std::span<const float> behavior;
+  if (!failure)
+    failure = attempt([&] {
+      behavior = streams() ? stream_->finish(flight.lane) : window_->forward(window_batch_);
+    });
+  if (failure) {
+    fail_batch(flight, failure->why.c_str());
+    return failure;
+  }
+  count_batch(flight);
+  if (streams())
+    answer_streams(flight, behavior);
+  else
+    answer_windows(flight, behavior);
+  return {};
+}
+
+void LocalEngine::count_batch(Flight& flight) {
+  const std::size_t rows = flight.taken.size();
+  flight.info.computed_ns = clock_.now();
+  flight.info.size = static_cast<int>(rows);
+  flight.info.id = ++batches_;
   count_.batches.add();
   count_.batch_rows.add(static_cast<std::int64_t>(rows));
-  count_.busy_ns.add(batch_.computed_ns - batch_.forward_ns);
+  // One that was launched behind another has had the device since that one was done.
+  count_.busy_ns.add(flight.info.computed_ns - std::max(flight.info.forward_ns, computed_ns_));
+  computed_ns_ = flight.info.computed_ns;
   count_.batch_sizes[static_cast<std::size_t>(std::bit_width(rows - 1))].add();
 }
 
-void LocalEngine::answer_streams(std::span<const float> behavior) {
+void LocalEngine::answer_streams(const Flight& flight, std::span<const float> behavior) {
   finished_.clear();
-  for (std::size_t i = 0; i < batch_sessions_.size(); ++i) {
-    Session& session = *batch_sessions_[i];
+  for (std::size_t i = 0; i < flight.sessions.size(); ++i) {
+    Session& session = *flight.sessions[i];
     if (session.front_finished()) finished_.push_back({session.front(), &session, i});
   }
   {
@@ -197,17 +258,18 @@ void LocalEngine::answer_streams(std::span<const float> behavior) {
     for (const Finished& job : finished_) job.session->pop_front();
   }
   const auto outputs = static_cast<std::size_t>(config_.outputs());
-  for (const Finished& job : finished_) answer(job, behavior.subspan(job.row * outputs, outputs));
+  for (const Finished& job : finished_)
+    answer(job, flight.info, behavior.subspan(job.row * outputs, outputs));
   const std::lock_guard lock(queue_mutex_);
   scheduler_->finished(clock_.now());
-  let_go();
+  let_go(flight);
 }
 
-void LocalEngine::let_go() {
-  for (std::size_t i = 0; i < batch_sessions_.size(); ++i) {
-    Session& session = *batch_sessions_[i];
+void LocalEngine::let_go(const Flight& flight) {
+  for (std::size_t i = 0; i < flight.sessions.size(); ++i) {
+    Session& session = *flight.sessions[i];
     session.in_flight = false;
-    Work work = formed_->taken[i];
+    Work work = flight.taken[i];
     // What the front job has yet to run, or the job behind it.
     if (session.queued > 0 && session.front().begun) {
       --work.forwards;
@@ -242,7 +304,8 @@ const Error* LocalEngine::not_finite(std::span<const float> behavior, const Fini
   return &text_error_;
 }
 
-void LocalEngine::answer(const Finished& job, std::span<const float> behavior) {
+void LocalEngine::answer(const Finished& job, const BatchInfo& batch,
+                         std::span<const float> behavior) {
   Session& session = *job.session;
   const Error* const error = not_finite(behavior, &job);
   const std::int64_t now = clock_.now();
@@ -259,7 +322,7 @@ void LocalEngine::answer(const Finished& job, std::span<const float> behavior) {
   answer.submitted_ns = job.submitted_ns;
   answer.started_ns = job.started_ns;
   answer.finished_ns = now;
-  answer.batch = batch_;
+  answer.batch = batch;
   if (!session.internal) {
     ++session.steps;
     if (answer.status == StepStatus::late) ++session.late;
@@ -281,23 +344,23 @@ void LocalEngine::answer(const Finished& job, std::span<const float> behavior) {
   window.submitted_ns = answer.submitted_ns;
   window.started_ns = answer.started_ns;
   window.finished_ns = now;
-  window.batch = batch_;
+  window.batch = batch;
   window.error = error;
   if (error == nullptr && answer.status == StepStatus::refused) window.error = &too_late_;
   job.window_sink->on_window(window);
 }
 
-void LocalEngine::answer_windows(std::span<const float> behavior) {
+void LocalEngine::answer_windows(const Flight& flight, std::span<const float> behavior) {
   const auto outputs = static_cast<std::size_t>(config_.outputs());
-  for (std::size_t i = 0; i < formed_->taken.size(); ++i) {
-    const Work& work = formed_->taken[i];
+  for (std::size_t i = 0; i < flight.taken.size(); ++i) {
+    const Work& work = flight.taken[i];
     const WindowJob& job = window_jobs_[work.key];
     WindowSink* const sink = job.sink;
     const auto values = behavior.subspan(i * outputs, outputs);
     WindowAnswer answer;
     answer.submitted_ns = job.submitted_ns;
-    answer.started_ns = started_ns_;
-    answer.batch = batch_;
+    answer.started_ns = flight.started_ns;
+    answer.batch = flight.info;
     answer.error = not_finite(values, nullptr);
     answer.finished_ns = clock_.now();
     const bool late = answer.finished_ns > job.deadline_ns;
@@ -339,14 +402,14 @@ bool LocalEngine::fail_front(Session& session, const Error& error) {
   return true;
 }
 
-void LocalEngine::fail_batch(const char* why) {
+void LocalEngine::fail_batch(const Flight& flight, const char* why) {
   count_.failed_batches.add();
   text_error_.code = streams() ? ErrorCode::unavailable : ErrorCode::internal;
   text_error_.field.clear();
   text_error_.message.clear();
   fmt::format_to(std::back_inserter(text_error_.message), "{}computing its batch failed: {}",
                  streams() ? "the session is lost: " : "", why);
-  for (Session* session : batch_sessions_) {
+  for (Session* session : flight.sessions) {
     {
       const std::lock_guard lock(queue_mutex_);
       session->lost = !session->internal;
@@ -355,7 +418,7 @@ void LocalEngine::fail_batch(const char* why) {
     }
   }
   if (!streams()) {
-    for (const Work& work : formed_->taken) {
+    for (const Work& work : flight.taken) {
       const WindowJob& job = window_jobs_[work.key];
       WindowSink& sink = *job.sink;
       const std::int64_t submitted_ns = job.submitted_ns;
@@ -368,7 +431,7 @@ void LocalEngine::fail_batch(const char* why) {
   }
   const std::lock_guard lock(queue_mutex_);
   scheduler_->failed();
-  let_go();
+  let_go(flight);
 }
 
 }  // namespace cortex

@@ -89,7 +89,7 @@ Result<void> LocalEngine::submit(const StepRequest& request, StepSink& sink) {
   session.expected = request.sequence + 1;
   session.last_active_ns = now;
   count_.cache_hits.add();
-  work_.notify_one();
+  call_compute();
   return {};
 }
 
@@ -165,7 +165,7 @@ Result<void> LocalEngine::submit(const WindowRequest& request, WindowSink& sink)
   if (!checked) return checked;
   if (verdict == Verdict::misses) count_.predicted_misses.add();
   if (verdict != Verdict::taken) return refusal(verdict, offer);
-  work_.notify_one();
+  call_compute();
   return {};
 }
 

@@ -62,10 +62,11 @@ ModelInfo describe(const ModelFile& file, const EngineOptions& options) {
   return info;
 }
 
-/// `options` with a max_batch. A core's time grows with a batch from the first row on; a GPU's
-/// hardly does until the rows fill it.
+/// `options` with a max_batch and batches_in_flight. A core's time grows with a batch from the
+/// first row on; a GPU's hardly does until the rows fill it.
 EngineOptions with_batch(EngineOptions options, ModelKind kind, bool on_gpu) {
   constexpr int kOfCpu = 16, kWindowsOfGpu = 64, kStreamsOfGpu = 1024;
+  if (options.batches_in_flight == 0) options.batches_in_flight = on_gpu ? 2 : 1;
   if (options.max_batch == 0)
     options.max_batch = !on_gpu                     ? kOfCpu
                         : kind == ModelKind::window ? kWindowsOfGpu
@@ -106,9 +107,16 @@ Result<std::unique_ptr<Engine>> Engine::create(const EngineOptions& options) {
     if (value < 1)
       return Error{ErrorCode::invalid_argument,
                    fmt::format("{} is {}, not at least 1", field, value), field};
-  if (options.max_batch < 0)
+  for (const auto& [field, value] :
+       {std::pair{"max_batch", options.max_batch}, {"busy_poll_us", options.busy_poll_us}})
+    if (value < 0)
+      return Error{ErrorCode::invalid_argument,
+                   fmt::format("{} is {}, not at least 0", field, value), field};
+  if (options.batches_in_flight < 0 || options.batches_in_flight > kMostFlights)
     return Error{ErrorCode::invalid_argument,
-                 fmt::format("max_batch is {}, not at least 0", options.max_batch), "max_batch"};
+                 fmt::format("batches_in_flight is {}, not 0 to {}", options.batches_in_flight,
+                             kMostFlights),
+                 "batches_in_flight"};
   auto file = is_identity_name(options.model_path)
                   ? Result<ModelFile>(identity_model(options.model_path))
                   : load_model(options.model_path);
@@ -151,10 +159,14 @@ LocalEngine::LocalEngine(const EngineOptions& options, const ModelFile& file, Ba
   info_.backend_note = backend.note;
   info_.threads = backend.on_gpu ? 1 : threads_for(file, options);
   if (options_.fp8) info_.precision = "fp8";
+  lanes_ = options_.batches_in_flight;
   device_ = backend.name.substr(0, backend.name.find(' '));
   if (backend.on_gpu) kept_ = clone(file);
   const auto batch = static_cast<std::size_t>(options_.max_batch);
-  batch_sessions_.reserve(batch);
+  for (Flight& flight : flights_) {
+    flight.taken.reserve(batch);
+    flight.sessions.reserve(batch);
+  }
   finished_.reserve(batch);
   // Those of a batch keep their places while they run.
   window_jobs_.resize(static_cast<std::size_t>(options_.max_queued_windows) + batch);
@@ -230,7 +242,7 @@ void LocalEngine::place_model(const ModelFile& file) {
   else if (file.config.linear())
     stream_ = make_linear_stream(file, options_.max_batch, pool);
   else
-    stream_ = std::make_unique<StreamModel>(file, *ops_, options_.max_batch, pool);
+    stream_ = std::make_unique<StreamModel>(file, *ops_, options_.max_batch, pool, lanes_);
 }
 
 LocalEngine::~LocalEngine() {
@@ -238,7 +250,7 @@ LocalEngine::~LocalEngine() {
     const std::lock_guard lock(queue_mutex_);
     stopping_ = true;
   }
-  work_.notify_one();
+  call_compute();
   thread_.join();
 }
 

@@ -22,6 +22,14 @@
 
 namespace cortex {
 
+constexpr int kMostFlights = 2;  ///< EngineOptions::batches_in_flight
+
+/// What the computation of a batch has met.
+struct ComputeFailure {
+  std::string why;
+  bool of_device = false;
+};
+
 /// What the CPU backend of an engine is asked for.
 CpuOptions cpu_options(const ModelFile& file, const EngineOptions& options);
 
@@ -106,31 +114,49 @@ class LocalEngine final : public Engine {
   /// Takes a free place for a stateless request; none: resource_exhausted.
   Result<std::uint64_t> take_window_job();
   WindowOffer offer_of(std::uint64_t index, TenantId tenant) const;
+  /// Whoever has made work ready, or an end, tells the compute thread.
+  void call_compute();
   Error refusal(Verdict verdict, const WindowOffer& offer) const;
+
+  /// A batch on its way: taken, launched, answered.
+  struct Flight {
+    int lane = 0;                    ///< of a stream model, which keeps it
+    std::vector<Work> taken;         ///< in the order of the batch's rows
+    std::vector<Session*> sessions;  ///< of streams, likewise
+    std::int64_t started_ns = 0;
+    BatchInfo info;
+  };
 
   // Compute thread.
   void run();
-  /// Takes what is to run next, after waiting for something; false when the engine ends.
+  /// Takes into `next_` what is to run next: after waiting for something, or, with a batch on its
+  /// way, only if that much is ready that packing it is worth the while. False when the engine
+  /// ends.
   bool take_batch();
+  /// Whether to take a batch behind the one that is on its way.
+  bool is_worth_a_flight() const;
+  /// Polls for what call_compute() announces, for as long as the options say.
+  void poll_for_call(std::unique_lock<PriorityMutex>& lock);
   void begin_windows();
   void fail_shed();
-  /// Runs what was taken and answers it.
-  void run_batch();
-  std::span<const float> forward();
-  std::span<const float> forward_streams();
-  std::span<const float> forward_windows();
-  void count_batch();
-  void answer_streams(std::span<const float> behavior);
-  void answer_windows(std::span<const float> behavior);
+  /// Launches what was taken, then answers what was on its way before it.
+  void run_batches();
+  void launch(Flight& flight);
+  void pack_windows(const Flight& flight);
+  /// Waits for a batch that was launched, unless that failed, and answers it. What it has met.
+  std::optional<ComputeFailure> end_batch(Flight& flight, std::optional<ComputeFailure> failure);
+  void count_batch(Flight& flight);
+  void answer_streams(const Flight& flight, std::span<const float> behavior);
+  void answer_windows(const Flight& flight, std::span<const float> behavior);
   /// A front job whose steps up to its last one have run.
   struct Finished : JobTerms {
     Session* session;
     std::size_t row;  // of the batch
   };
-  void answer(const Finished& job, std::span<const float> behavior);
+  void answer(const Finished& job, const BatchInfo& batch, std::span<const float> behavior);
   /// The computation of the batch failed: every request in it is answered with an error, every
   /// session in it is lost.
-  void fail_batch(const char* why);
+  void fail_batch(const Flight& flight, const char* why);
   /// The device failed: fails every session, then sets it up again or, where it does not come back,
   /// the CPU.
   void recover(const std::string& why);
@@ -141,7 +167,7 @@ class LocalEngine final : public Engine {
   /// Takes out the front job and answers it with `error`; false: there is none.
   bool fail_front(Session& session, const Error& error);
   /// The sessions of the batch are free to be taken again, or closed.
-  void let_go();
+  void let_go(const Flight& flight);
   void fail_window(WindowSink& sink, std::int64_t submitted_ns, const Error& error);
   void end_window(std::uint64_t index, std::uint32_t tenant);
   void end_decode(Session& session, std::uint32_t tenant);
@@ -162,6 +188,7 @@ class LocalEngine final : public Engine {
   PageLayout layout_;
   Buffer pool_memory_;
   std::size_t pool_bytes_ = 0;
+  int lanes_ = 1;  // of stream_
   std::unique_ptr<StreamForward> stream_;
   std::unique_ptr<WindowForward> window_;
 
@@ -169,8 +196,9 @@ class LocalEngine final : public Engine {
   std::optional<SessionTable<std::shared_ptr<Session>>> sessions_;
 
   mutable PriorityMutex queue_mutex_;
-  PriorityCondition work_;  // something became ready, or the end
-  PriorityCondition idle_;  // a session left the compute thread
+  PriorityCondition work_;                // something became ready, or the end
+  std::atomic<std::uint32_t> calls_ = 0;  // of call_compute(), for a compute thread that polls
+  PriorityCondition idle_;                // a session left the compute thread
   bool stopping_ = false;
   std::optional<Scheduler> scheduler_;  // keys: addresses of sessions, indices of window jobs
   std::vector<WindowJob> window_jobs_;
@@ -179,10 +207,12 @@ class LocalEngine final : public Engine {
   std::vector<Session*> free_decoders_;
 
   // Compute thread, all of their full size from the start.
-  const FormedBatch* formed_ = nullptr;
-  std::int64_t started_ns_ = 0;
-  BatchInfo batch_;
-  std::vector<Session*> batch_sessions_;
+  std::array<Flight, kMostFlights> flights_;
+  Flight* next_ = nullptr;     // taken; null: nothing was
+  Flight* running_ = nullptr;  // launched and on its way
+  bool lost_ = false;          // the device
+  std::uint64_t batches_ = 0;
+  std::int64_t computed_ns_ = 0;  // the last batch
   std::vector<Finished> finished_;
   struct Refused {
     WindowSink* sink;

@@ -154,7 +154,7 @@ SessionSummary LocalEngine::finish_closing(Session& session) {
 }
 
 int LocalEngine::expire_idle_sessions() {
-  work_.notify_one();  // it may have to see that its device is lost
+  call_compute();  // it may have to see that its device is lost
   if (!streams()) return 0;
   const auto timeout = static_cast<std::int64_t>(options_.idle_timeout_s * 1e9);
   const std::int64_t now = clock_.now();

@@ -31,6 +31,7 @@ class ForwardingOps : public Ops {
   void send(const SharedBuffer& buffer, std::size_t offset, std::size_t bytes) override {
     base_.send(buffer, offset, bytes);
   }
+  void expect(const SharedBuffer& buffer) override { base_.expect(buffer); }
   void receive(const SharedBuffer& buffer, std::size_t bytes) override {
     base_.receive(buffer, bytes);
   }

@@ -47,6 +47,7 @@ enum class SharedUse { input, output };
 struct SharedBuffer {
   Buffer device;
   Buffer host;
+  Buffer arrival;  ///< the backend's own, of an output that is on its way
 };
 
 /// A row-major matrix that somebody else owns; `stride` elements from row to row.
@@ -337,16 +338,19 @@ class Ops {
   virtual void upload(const Buffer& to, const void* host, std::size_t bytes) = 0;
   virtual void download(void* host, const float* from, std::size_t bytes) = 0;
   /// For what every forward takes in or gives out. Host memory that is written before send() is
-  /// what the calls after it see; what calls wrote is in host memory after receive().
+  /// what the calls after it see; what calls wrote is in host memory after expect() and receive().
   virtual SharedBuffer allocate_shared(SharedUse use, std::size_t bytes) {
     (void)use;
     Buffer memory = allocate(bytes);
     Buffer same(memory.as<void>(), bytes, [](void*) {});
-    return {std::move(memory), std::move(same)};
+    return {std::move(memory), std::move(same), {}};
   }
   virtual void send(const SharedBuffer& buffer, std::size_t offset, std::size_t bytes) {
     (void)buffer, (void)offset, (void)bytes;
   }
+  /// Within a forward, after its calls: what they write to the buffer is in host memory after the
+  /// next receive() of it, which does not wait for calls that come later.
+  virtual void expect(const SharedBuffer& buffer) { (void)buffer; }
   virtual void receive(const SharedBuffer& buffer, std::size_t bytes) { (void)buffer, (void)bytes; }
   virtual std::unique_ptr<LinearWeight> pack_linear(const LinearTensor& linear) = 0;
   /// What K and V are kept in for a model whose linears are of `weights`.
@@ -372,8 +376,8 @@ class Ops {
   /// What a plan pads a forward to, so that few keys occur.
   virtual std::int64_t rounded_items(std::int64_t count) const { return count; }
   virtual std::int64_t rounded_events(std::int64_t count) const { return count; }
-  /// Within a forward, around all calls but send() and receive(). False: the backend had the calls
-  /// of this key on record and has issued them; make none, not even end_calls().
+  /// Within a forward, around all calls but send(), expect() and receive(). False: the backend had
+  /// the calls of this key on record and has issued them; make none, not even end_calls().
   virtual bool begin_calls(const ForwardKey& key) {
     (void)key;
     return true;

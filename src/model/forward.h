@@ -50,19 +50,30 @@ struct WindowBatch {
   void clear();
 };
 
-/// What the engine asks of a stream decoder.
+/// What the engine asks of a stream decoder. A batch lies in a lane from when it is filled until
+/// its answer was read; batches that were launched run one after the other.
 class StreamForward {
  public:
+  explicit StreamForward(int lanes = 1) : batches_(static_cast<std::size_t>(lanes)) {}
   virtual ~StreamForward() = default;
-  /// What the next forward runs: cleared and filled before each.
-  StreamBatch& batch() { return batch_; }
-  /// Behaviour of the batch in physical units, [steps, outputs], valid until the next call.
-  virtual std::span<const float> forward() = 0;
+  int lanes() const { return static_cast<int>(batches_.size()); }
+  /// What the next launch of a lane runs: cleared and filled before each.
+  StreamBatch& batch(int lane = 0) { return batches_[static_cast<std::size_t>(lane)]; }
+  /// Begins to run the lane's batch. It may run there and then, or behind others while the caller
+  /// does something else.
+  virtual void launch(int lane) = 0;
+  /// Waits for the batch that was launched. Its behaviour in physical units, [steps, outputs],
+  /// valid until the lane's next launch.
+  virtual std::span<const float> finish(int lane) = 0;
+  std::span<const float> forward() {
+    launch(0);
+    return finish(0);
+  }
   /// Leaves no forward to be a first one.
   virtual void warm_up() = 0;
 
- protected:
-  StreamBatch batch_;
+ private:
+  std::vector<StreamBatch> batches_;
 };
 
 /// What the engine asks of a window decoder.

@@ -58,12 +58,12 @@ IdentityStream::IdentityStream(int capacity) : y_(static_cast<std::size_t>(capac
   const auto steps = static_cast<std::size_t>(capacity);
   events_.resize(steps * static_cast<std::size_t>(config.receptive_steps) *
                  static_cast<std::size_t>(config.max_events_per_step));
-  batch_.room = events_;
-  batch_.reserve(steps, static_cast<std::size_t>(config.window_steps));
+  batch().room = events_;
+  batch().reserve(steps, static_cast<std::size_t>(config.window_steps));
 }
 
-std::span<const float> IdentityStream::forward() {
-  const StreamBatch& batch = batch_;
+void IdentityStream::launch(int lane) {
+  const StreamBatch& batch = this->batch(lane);
   for (std::size_t s = 0; s < static_cast<std::size_t>(batch.steps); ++s) {
     const auto begin = static_cast<std::size_t>(batch.indptr[s]);
     const auto end = static_cast<std::size_t>(batch.indptr[s + 1]);
@@ -79,7 +79,10 @@ std::span<const float> IdentityStream::forward() {
     y_[s * kOutputs] = static_cast<float>(spikes);
     y_[s * kOutputs + 1] = to_output(mixed);
   }
-  return std::span(y_).first(static_cast<std::size_t>(batch.steps) * kOutputs);
+}
+
+std::span<const float> IdentityStream::finish(int lane) {
+  return std::span(y_).first(static_cast<std::size_t>(batch(lane).steps) * kOutputs);
 }
 
 IdentityWindow::IdentityWindow(int capacity) : y_(static_cast<std::size_t>(capacity) * kOutputs) {}

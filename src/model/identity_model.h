@@ -23,7 +23,8 @@ class IdentityStream final : public StreamForward {
  public:
   /// `capacity`: most steps a forward takes.
   explicit IdentityStream(int capacity);
-  std::span<const float> forward() override;
+  void launch(int lane) override;
+  std::span<const float> finish(int lane) override;
   void warm_up() override {}
 
  private:

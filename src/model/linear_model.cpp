@@ -41,14 +41,15 @@ class LinearStream : public StreamForward {
     const auto steps = static_cast<std::size_t>(capacity);
     events_.resize(steps * static_cast<std::size_t>(config_.receptive_steps) *
                    static_cast<std::size_t>(config_.max_events_per_step));
-    batch_.room = events_;
-    batch_.reserve(steps, static_cast<std::size_t>(config_.window_steps));
+    batch().room = events_;
+    batch().reserve(steps, static_cast<std::size_t>(config_.window_steps));
   }
 
-  std::span<const float> forward() override {
-    const auto steps = static_cast<std::size_t>(batch_.steps);
-    for (std::size_t s = 0; s < steps; ++s) decode(s);
-    return std::span(y_).first(steps * outputs_);
+  void launch(int) override {
+    for (std::size_t s = 0; s < static_cast<std::size_t>(batch().steps); ++s) decode(s);
+  }
+  std::span<const float> finish(int) override {
+    return std::span(y_).first(static_cast<std::size_t>(batch().steps) * outputs_);
   }
   void warm_up() override {}
 
@@ -57,9 +58,9 @@ class LinearStream : public StreamForward {
     const auto values = file.at(name).f32();
     return {values.begin(), values.end()};
   }
-  std::span<const StreamEvent> events_from(std::int32_t begin, std::size_t s) const {
-    return batch_.room.subspan(static_cast<std::size_t>(begin),
-                               static_cast<std::size_t>(batch_.indptr[s + 1] - begin));
+  std::span<const StreamEvent> events_from(std::int32_t begin, std::size_t s) {
+    return batch().room.subspan(static_cast<std::size_t>(begin),
+                                static_cast<std::size_t>(batch().indptr[s + 1] - begin));
   }
   void answer(std::size_t s, std::size_t output, double value) {
     y_[s * outputs_ + output] = static_cast<float>(value * std_[output] + mean_[output]);
@@ -86,7 +87,7 @@ class RidgeStream final : public LinearStream {
     std::copy(bias_.begin(), bias_.end(), sums_.begin());
     const int bins = config_.bins_per_step();
     const std::size_t units = config_.units.size();
-    for (const StreamEvent& e : events_from(batch_.indptr[s], s)) {
+    for (const StreamEvent& e : events_from(batch().indptr[s], s)) {
       const auto lag = static_cast<std::size_t>(e.offset / bins);
       const float* w = &weight_[(lag * units + static_cast<std::size_t>(e.unit)) * outputs_];
       for (std::size_t o = 0; o < outputs_; ++o) sums_[o] += double{w[o]} * e.value;
@@ -120,10 +121,10 @@ class KalmanStream final : public LinearStream {
 
  private:
   void decode(std::size_t s) override {
-    const auto page = batch_.pages[static_cast<std::size_t>(batch_.page_indptr[s])];
+    const auto page = batch().pages[static_cast<std::size_t>(batch().page_indptr[s])];
     auto* state = reinterpret_cast<double*>(pages_.pool + page * pages_.page_bytes);
-    const bool first = batch_.live[s] == 1;
-    const auto events = events_from(batch_.present[s], s);
+    const bool first = batch().live[s] == 1;
+    const auto events = events_from(batch().present[s], s);
     const bool gap = config_.skip_empty_steps && events.empty();
     const std::vector<float>& matrix = gap ? predict_ : update_;
     for (std::size_t i = 0; i < n_; ++i) {

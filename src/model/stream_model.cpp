@@ -50,8 +50,10 @@ std::vector<float> values_of(std::span<const float> kv, int dim) {
 
 }  // namespace
 
-StreamModel::StreamModel(const ModelFile& file, Ops& ops, int capacity, const StreamPages& pages)
-    : config_(file.config),
+StreamModel::StreamModel(const ModelFile& file, Ops& ops, int capacity, const StreamPages& pages,
+                         int lanes)
+    : StreamForward(lanes),
+      config_(file.config),
       ops_(ops),
       capacity_(capacity),
       pages_(pages),
@@ -94,21 +96,14 @@ StreamModel::StreamModel(const ModelFile& file, Ops& ops, int capacity, const St
   attention_ = activations(dim);
   hidden_ = activations(static_cast<std::size_t>(config_.hidden()));
   normed_ = activations(dim);
-  y_ = ops_.allocate_shared(SharedUse::output, steps * output_mean_.size() * sizeof(float));
-  host_y_.resize(static_cast<std::size_t>(capacity) * output_mean_.size());
   periods_ = ops_.allocate(block_rotary_.periods_ms().size() * sizeof(double));
   ops_.upload(periods_, block_rotary_.periods_ms().data(), periods_.bytes());
   cosines_ = floats(steps * block_rotary_.periods_ms().size());
   sines_ = floats(steps * block_rotary_.periods_ms().size());
-  phases_.step_ms = config_.step_ms;
-  phases_.pairs = block_rotary_.pairs();
-  phases_.periods_ms = periods_.as<double>();
-  phases_.cosines = cosines_.f32();
-  phases_.sines = sines_.f32();
   const std::int64_t events =
       static_cast<std::int64_t>(config_.receptive_steps) * config_.max_events_per_step;
   page_count_ = (config_.window_steps + pages.page_steps - 1) / pages.page_steps;
-  reserve_inputs(steps, static_cast<std::size_t>(capacity) * static_cast<std::size_t>(events));
+  reserve_lanes(steps, static_cast<std::size_t>(capacity) * static_cast<std::size_t>(events));
   OpsCapacity most;
   most.rows = static_cast<std::int64_t>(rows);
   most.inputs = std::max(config_.hidden(), config_.latents * config_.dim);
@@ -119,11 +114,23 @@ StreamModel::StreamModel(const ModelFile& file, Ops& ops, int capacity, const St
   ops_.reserve(most);
 }
 
-void StreamModel::reserve_inputs(std::size_t steps, std::size_t events) {
+void StreamModel::reserve_lanes(std::size_t steps, std::size_t events) {
   events_at_ = header_bytes(steps);
-  inputs_ = ops_.allocate_shared(SharedUse::input, events_at_ + events * sizeof(StreamEvent));
-  batch_.room = {reinterpret_cast<StreamEvent*>(inputs_.host.as<std::byte>() + events_at_), events};
-  batch_.reserve(steps, static_cast<std::size_t>(page_count_));
+  lanes_.resize(static_cast<std::size_t>(lanes()));
+  for (int i = 0; i < lanes(); ++i) {
+    Lane& lane = lanes_[static_cast<std::size_t>(i)];
+    lane.inputs = ops_.allocate_shared(SharedUse::input, events_at_ + events * sizeof(StreamEvent));
+    lane.y = ops_.allocate_shared(SharedUse::output, steps * output_mean_.size() * sizeof(float));
+    lane.host_y.resize(static_cast<std::size_t>(capacity_) * output_mean_.size());
+    lane.phases.step_ms = config_.step_ms;
+    lane.phases.pairs = block_rotary_.pairs();
+    lane.phases.periods_ms = periods_.as<double>();
+    lane.phases.cosines = cosines_.f32();
+    lane.phases.sines = sines_.f32();
+    batch(i).room = {reinterpret_cast<StreamEvent*>(lane.inputs.host.as<std::byte>() + events_at_),
+                     events};
+    batch(i).reserve(steps, static_cast<std::size_t>(page_count_));
+  }
 }
 
 Buffer StreamModel::upload(std::span<const float> values) {
@@ -243,69 +250,80 @@ std::size_t StreamModel::header_bytes(std::size_t steps) const {
   return (bytes + kAlign - 1) / kAlign * kAlign;
 }
 
-void StreamModel::send_batch(int steps) {
+void StreamModel::send_batch(const StreamBatch& batch, int steps, Lane& lane) {
   const auto n = static_cast<std::size_t>(steps);
   const std::size_t begin = events_at_ - header_bytes(n);
   std::size_t at = begin;
   // Copies `values` and the padding behind them.
   const auto put = [&](const auto& values, std::size_t count, auto padding) {
     using T = typename std::decay_t<decltype(values)>::value_type;
-    T* const to = reinterpret_cast<T*>(inputs_.host.as<std::byte>() + at);
+    T* const to = reinterpret_cast<T*>(lane.inputs.host.as<std::byte>() + at);
     std::copy(values.begin(), values.end(), to);
     std::fill(to + values.size(), to + count, static_cast<T>(padding));
-    const auto* const here = reinterpret_cast<const T*>(inputs_.device.as<std::byte>() + at);
+    const auto* const here = reinterpret_cast<const T*>(lane.inputs.device.as<std::byte>() + at);
     at += count * sizeof(T);
     return here;
   };
-  events_.steps = phases_.steps = steps;
-  phases_.step = put(batch_.step, n, 0);
-  events_.indptr = put(batch_.indptr, n + 1, batch_.indptr.back());
-  events_.present = put(batch_.present, n, batch_.indptr.back());
-  events_.event = reinterpret_cast<const StreamEvent*>(inputs_.device.as<std::byte>() + events_at_);
-  cache_ = {pages_.pool, pages_.page_bytes, pages_.dtype, pages_.page_steps, config_.window_steps};
-  cache_.indptr = put(batch_.page_indptr, n + 1, batch_.page_indptr.back());
-  cache_.pages = put(batch_.pages, n * static_cast<std::size_t>(page_count_), 0);
-  cache_.slot = put(batch_.slot, n, 0);
-  cache_.live = put(batch_.live, n, 0);
-  const auto events = static_cast<std::size_t>(batch_.indptr.back());
-  ops_.send(inputs_, begin, events_at_ - begin + events * sizeof(StreamEvent));
+  lane.events.steps = lane.phases.steps = steps;
+  lane.phases.step = put(batch.step, n, 0);
+  lane.events.indptr = put(batch.indptr, n + 1, batch.indptr.back());
+  lane.events.present = put(batch.present, n, batch.indptr.back());
+  lane.events.event =
+      reinterpret_cast<const StreamEvent*>(lane.inputs.device.as<std::byte>() + events_at_);
+  lane.cache = {pages_.pool, pages_.page_bytes, pages_.dtype, pages_.page_steps,
+                config_.window_steps};
+  lane.cache.indptr = put(batch.page_indptr, n + 1, batch.page_indptr.back());
+  lane.cache.pages = put(batch.pages, n * static_cast<std::size_t>(page_count_), 0);
+  lane.cache.slot = put(batch.slot, n, 0);
+  lane.cache.live = put(batch.live, n, 0);
+  const auto events = static_cast<std::size_t>(batch.indptr.back());
+  ops_.send(lane.inputs, begin, events_at_ - begin + events * sizeof(StreamEvent));
 }
 
-std::span<const float> StreamModel::forward() {
-  const auto n = static_cast<std::size_t>(batch_.steps) * output_mean_.size();
-  forward_padded(static_cast<int>(ops_.rounded_items(batch_.steps)));
-  const auto* const y = y_.host.as<float>();
+void StreamModel::launch(int lane) {
+  launch_padded(lane, static_cast<int>(ops_.rounded_items(batch(lane).steps)));
+}
+
+std::span<const float> StreamModel::finish(int lane) {
+  Lane& l = lanes_[static_cast<std::size_t>(lane)];
+  const auto n = static_cast<std::size_t>(batch(lane).steps) * output_mean_.size();
+  ops_.receive(l.y, n * sizeof(float));
+  const auto* const y = l.y.host.as<float>();
   for (std::size_t i = 0; i < n; ++i)
-    host_y_[i] = y[i] * output_std_[i % output_std_.size()] + output_mean_[i % output_std_.size()];
-  return {host_y_.data(), n};
+    l.host_y[i] = y[i] * output_std_[i % output_std_.size()] + output_mean_[i % output_std_.size()];
+  return {l.host_y.data(), n};
 }
 
-void StreamModel::forward_padded(int steps) {
+void StreamModel::launch_padded(int lane, int steps) {
+  Lane& l = lanes_[static_cast<std::size_t>(lane)];
   const ForwardScope scope(ops_);
-  send_batch(steps);
-  if (ops_.begin_calls({this, steps, 0})) {
-    run(steps);
+  send_batch(batch(lane), steps, l);
+  if (ops_.begin_calls({&l, steps, 0})) {
+    run(steps, l);
     ops_.end_calls();
   }
-  ops_.receive(y_, static_cast<std::size_t>(batch_.steps) * output_mean_.size() * sizeof(float));
+  ops_.expect(l.y);
 }
 
 void StreamModel::warm_up() {
   if (!ops_.keeps_calls()) return;
-  batch_.clear();
-  for (std::int64_t n = 1; n <= capacity_; ++n) {
-    n = ops_.rounded_items(n);
-    forward_padded(static_cast<int>(n));
+  for (int lane = 0; lane < lanes(); ++lane) {
+    batch(lane).clear();
+    for (std::int64_t n = 1; n <= capacity_; ++n) {
+      n = ops_.rounded_items(n);
+      launch_padded(lane, static_cast<int>(n));
+      (void)finish(lane);
+    }
   }
 }
 
-void StreamModel::run(int steps) {
+void StreamModel::run(int steps, const Lane& lane) {
   const std::int64_t rows = static_cast<std::int64_t>(steps) * config_.latents;
   const std::int64_t dim = config_.dim;
   const MatrixView z = matrix(z_.f32(), rows, dim);
   const MatrixView attention = matrix(attention_.f32(), rows, dim, activation_);
 
-  ops_.stream_inputs(phases_, tables_, events_, z, attention);
+  ops_.stream_inputs(lane.phases, tables_, lane.events, z, attention);
 
   StreamBlocksArgs args;
   args.cross_out = cross_out_.get();
@@ -315,9 +333,9 @@ void StreamModel::run(int steps) {
   args.attention.head_dim = config_.head_dim;
   args.attention.latents = config_.latents;
   args.attention.qkv = matrix(qkv_.f32(), rows, 3 * dim, activation_);
-  args.attention.cosines = phases_.cosines;
-  args.attention.sines = phases_.sines;
-  args.attention.cache = cache_;
+  args.attention.cosines = lane.phases.cosines;
+  args.attention.sines = lane.phases.sines;
+  args.attention.cache = lane.cache;
   args.attention.out = attention;
   args.z = z;
   args.hidden = matrix(hidden_.f32(), rows, config_.hidden(), activation_);
@@ -325,7 +343,7 @@ void StreamModel::run(int steps) {
   ops_.section("head");
   const auto outputs = static_cast<std::int64_t>(output_mean_.size());
   ops_.norm_concat_linear(rms(final_norm_), z, matrix(normed_.f32(), rows, dim, activation_),
-                          *head_, head_bias_.f32(), matrix(y_.device.f32(), steps, outputs));
+                          *head_, head_bias_.f32(), matrix(lane.y.device.f32(), steps, outputs));
 }
 
 std::size_t StreamModel::resident_bytes() const {

@@ -28,12 +28,14 @@ struct StreamPages {
 /// Perceiver encoder made causal, see docs/architecture.md for the formulas.
 class StreamModel final : public StreamForward {
  public:
-  /// Uploads the weights and projects the tables. `capacity`: most steps a forward takes.
-  StreamModel(const ModelFile& file, Ops& ops, int capacity, const StreamPages& pages);
+  /// Uploads the weights and projects the tables. `capacity`: most steps a forward takes. `lanes`:
+  /// batches on their way at once; where the backend computes as it is called, one is enough.
+  StreamModel(const ModelFile& file, Ops& ops, int capacity, const StreamPages& pages,
+              int lanes = 1);
 
-  /// Runs the batch: appends K and V of each step to its pages, and leaves the behaviour in
-  /// physical units in the returned [steps, outputs], valid until the next call.
-  std::span<const float> forward() override;
+  /// Appends K and V of each step of the batch to its pages.
+  void launch(int lane) override;
+  std::span<const float> finish(int lane) override;
   /// Where the backend keeps calls: runs an empty batch of every size that it tells apart, so that
   /// from then on no forward is a first one.
   void warm_up() override;
@@ -54,6 +56,18 @@ class StreamModel final : public StreamForward {
     std::unique_ptr<LinearWeight> down;
   };
 
+  /// What a batch brings and takes away; all else serves one batch after the other.
+  struct Lane {
+    // Its events from events_at_ on, and all else so that it ends there, one run to send whose
+    // addresses depend on the padded number of steps alone.
+    SharedBuffer inputs;
+    SharedBuffer y;
+    std::vector<float> host_y;
+    PhaseArgs phases;
+    StreamEvents events;
+    PagedKv cache;
+  };
+
   Buffer upload(std::span<const float> values);
   /// Uploads for as long as the model lives.
   const float* keep(std::span<const float> values);
@@ -65,13 +79,13 @@ class StreamModel final : public StreamForward {
   void project_scores(std::span<const float> unit_kv, std::span<const float> value_kv,
                       std::span<const float> query);
   void project_tables(const ModelFile& file);
-  void reserve_inputs(std::size_t steps, std::size_t events);
+  void reserve_lanes(std::size_t steps, std::size_t events);
   /// Of the batch without its events, padded to `steps` steps.
   std::size_t header_bytes(std::size_t steps) const;
   /// Lays the batch, padded to `steps` steps, into shared memory.
-  void send_batch(int steps);
-  void forward_padded(int steps);
-  void run(int steps);
+  void send_batch(const StreamBatch& batch, int steps, Lane& lane);
+  void launch_padded(int lane, int steps);
+  void run(int steps, const Lane& lane);
   NormArgs rms(const Buffer& gain) const;
 
   ModelConfig config_;
@@ -98,19 +112,12 @@ class StreamModel final : public StreamForward {
   Buffer hidden_;
   Buffer normed_;
   DType activation_ = DType::f32;
-  SharedBuffer y_;
-  // The batch: its events from events_at_ on, and all else so that it ends there, one run to send
-  // whose addresses depend on the padded number of steps alone.
-  SharedBuffer inputs_;
+  std::vector<Lane> lanes_;
   std::size_t events_at_ = 0;
   int page_count_ = 0;  // of a stream
   Buffer periods_;
   Buffer cosines_;
   Buffer sines_;
-  PhaseArgs phases_;
-  std::vector<float> host_y_;
-  StreamEvents events_;
-  PagedKv cache_;
 };
 
 }  // namespace cortex

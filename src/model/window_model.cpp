@@ -391,6 +391,7 @@ void WindowModel::forward_padded(const WindowBatch& batch, std::int64_t windows,
     run();
     ops_.end_calls();
   }
+  ops_.expect(y_);
   ops_.receive(y_, sizeof(float) * static_cast<std::size_t>(batch.windows() * config_.outputs()));
 }
 

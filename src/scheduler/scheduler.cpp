@@ -101,8 +101,7 @@ double Scheduler::stretch() const {
 
 TimeNs Scheduler::windows_start(TimeNs now) const {
   const auto keys = static_cast<std::int64_t>(cost_.keys_per_row());
-  return std::max(now, busy_ ? busy_until_ : now) +
-         (window_forwards_ > 0 ? window_forwards_ * cost_.predict(1, keys) : 0);
+  return free_at(now) + (window_forwards_ > 0 ? window_forwards_ * cost_.predict(1, keys) : 0);
 }
 
 Verdict Scheduler::forecast(const Work& work, TimeNs now) const {
@@ -175,7 +174,7 @@ Verdict Scheduler::offer(const WindowOffer& window, TimeNs now) {
   if (work.promised) {
     const Verdict verdict = forecast(work, now);
     if (verdict != Verdict::taken && work.sheddable) {
-      const bool idle = !busy_ && windows_.empty() && steps_.empty();
+      const bool idle = in_flight_.empty() && windows_.empty() && steps_.empty();
       if (idle && window.deadline > now) cost_.doubt();
       return verdict;
     }
@@ -232,23 +231,23 @@ void Scheduler::push_step(const StepOffer& step, StepFlow& flow) {
 const FormedBatch& Scheduler::dispatched(TimeNs now) {
   // The device stood still though there was work: that is part of what work takes.
   for (const Work& work : batch_.taken)
-    if (work.arrived <= finished_) {
+    if (in_flight_.empty() && work.arrived <= finished_) {
       cost_.paused(now - finished_);
       break;
     }
-  started_ = now;
-  busy_until_ = now + batch_.predicted;
-  busy_ = !batch_.taken.empty();
+  if (batch_.taken.empty()) return batch_;
+  busy_until_ = free_at(now) + batch_.predicted;
+  in_flight_.push_back({static_cast<int>(batch_.taken.size()), batch_.keys, now, batch_.predicted});
   return batch_;
 }
 
 const FormedBatch& Scheduler::next_windows(TimeNs now) {
-  form_batch(windows_, cost_, options_.max_batch, now, batch_);
+  form_batch(windows_, cost_, options_.max_batch, free_at(now), batch_);
   return dispatched(now);
 }
 
 const FormedBatch& Scheduler::next_steps(TimeNs now) {
-  steps_.form(cost_, options_.max_batch, now, batch_);
+  steps_.form(cost_, options_.max_batch, free_at(now), batch_);
   for (const Work& work : batch_.taken) window_forwards_ -= work.window ? 1 : 0;
   for (const Work& work : batch_.shed) window_forwards_ -= work.window ? work.forwards : 0;
   return dispatched(now);
@@ -261,8 +260,13 @@ const FormedBatch& Scheduler::begin_windows(int places, TimeNs now) {
 }
 
 void Scheduler::finished(TimeNs now) {
-  if (busy_) cost_.observe({static_cast<int>(batch_.taken.size()), batch_.keys, now - started_});
-  busy_ = false;
+  if (!in_flight_.empty()) {
+    // One that was dispatched behind another has had the device since that one was done.
+    const Flight done = in_flight_.front();
+    cost_.observe({done.rows, done.keys, now - std::max(done.started, finished_)});
+    in_flight_.pop_front();
+  }
+  if (!in_flight_.empty()) busy_until_ = now + in_flight_.front().predicted;
   finished_ = now;
 }
 

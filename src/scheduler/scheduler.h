@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 
 #include "scheduler/batch_former.h"
@@ -55,13 +56,14 @@ struct StepOffer {
 /// Decides what runs next and what is refused. Pure: time is passed in, nothing is locked, and
 /// after construction nothing allocates, so that an engine and a simulation run the same code.
 ///
-/// Earliest deadline first, without waiting: next_batch() forms a batch whenever the device is
-/// free. Windows are taken only if the forecast of the whole queue holds with them, for them and
-/// for all that was taken before. Steps are never refused: their sessions were admitted by rate,
-/// and one that sends faster, or whose deadline is lost, is put behind those that are in time
-/// (StepQueue): where the machine does less than was predicted, few sessions bear that, in turn.
-/// Quotas are fair shares: of n active tenants one may hold 1/n of the time up to a deadline and of
-/// the places in the queue, so none is shut out by another's short deadlines.
+/// Earliest deadline first, without waiting: next_steps() or next_windows() forms a batch whenever
+/// the device is free, or ahead of that, to follow the batch in flight. Windows are taken only if
+/// the forecast of the whole queue holds with them, for them and for all that was taken before.
+/// Steps are never refused: their sessions were admitted by rate, and one that sends faster, or
+/// whose deadline is lost, is put behind those that are in time (StepQueue): where the machine does
+/// less than was predicted, few sessions bear that, in turn. Quotas are fair shares: of n active
+/// tenants one may hold 1/n of the time up to a deadline and of the places in the queue, so none is
+/// shut out by another's short deadlines.
 class Scheduler {
  public:
   Scheduler(const SchedulerOptions& options, CostModel cost);
@@ -102,8 +104,8 @@ class Scheduler {
     return windows_.erase_if(gone);
   }
 
-  /// The device is free at `now`; valid until the next call. Batches of windows, for a window
-  /// model.
+  /// To start at `now`, or behind the one batch that is in flight; valid until the next call.
+  /// Batches of windows, for a window model.
   const FormedBatch& next_windows(TimeNs now);
   /// Batches of steps, for a stream model.
   const FormedBatch& next_steps(TimeNs now);
@@ -114,12 +116,13 @@ class Scheduler {
   void resume(const Work& work) { steps_.push(work); }
   /// Work that was taken will not be resumed, whatever forwards it still needed.
   void abandon(const Work& work) { window_forwards_ -= work.window ? work.forwards - 1 : 0; }
-  /// What next_windows() or next_steps() formed has been answered.
+  /// The earliest batch in flight has been answered.
   void finished(TimeNs now);
   /// It was not: its computation failed, and says nothing of what one takes.
-  void failed() { busy_ = false; }
+  void failed() { in_flight_.pop_front(); }
 
   bool steps_ready() const { return !steps_.empty(); }
+  std::size_t ready_steps() const { return steps_.size(); }
   bool windows_waiting() const { return !windows_.empty(); }
   std::size_t waiting() const { return windows_.size(); }
   bool known(std::uint32_t tenant) const { return tenants_.known(tenant); }
@@ -132,7 +135,9 @@ class Scheduler {
  private:
   /// The forecast of the waiting windows holds with `work` among them.
   Verdict forecast(const Work& work, TimeNs now) const;
-  /// When the device has done what it does now and the windows that it has begun.
+  /// When the device has done what is in flight.
+  TimeNs free_at(TimeNs now) const { return in_flight_.empty() ? now : std::max(now, busy_until_); }
+  /// When it has also done the windows that it has begun.
   TimeNs windows_start(TimeNs now) const;
   /// When work that has no promise is due, so that it gets its share and no more.
   TimeNs background_due(std::uint32_t tenant, TimeNs cost, TimeNs now);
@@ -148,10 +153,29 @@ class Scheduler {
   StepQueue steps_;
   FormedBatch batch_;
   FormedBatch begun_;
-  TimeNs started_ = 0;
+  struct Flight {
+    int rows;
+    std::int64_t keys;
+    TimeNs started;
+    TimeNs predicted;
+  };
+  /// Batches in flight, in the order of their dispatch; two at most.
+  class Flights {
+   public:
+    bool empty() const { return count_ == 0; }
+    const Flight& front() const { return flights_[0]; }
+    void push_back(const Flight& flight) { flights_.at(count_++) = flight; }
+    void pop_front() {
+      if (count_ > 0 && --count_ > 0) flights_[0] = flights_[1];
+    }
+
+   private:
+    std::array<Flight, 2> flights_ = {};
+    std::size_t count_ = 0;
+  };
+  Flights in_flight_;
   TimeNs finished_ = -1;   // the last batch
-  TimeNs busy_until_ = 0;  // predicted, of the batch in flight
-  bool busy_ = false;
+  TimeNs busy_until_ = 0;  // predicted, of all in flight
   int sessions_ = 0;
   double reserved_hz_ = 0;
   double fastest_hz_ = 0;             // of the open sessions

@@ -31,6 +31,7 @@ class StepQueue {
   int erase_if(Gone gone) {
     return in_time_.erase_if(gone) + static_cast<int>(std::erase_if(behind_, gone));
   }
+  std::size_t size() const { return in_time_.size() + behind_.size(); }
   bool empty() const { return in_time_.empty() && behind_.empty(); }
 
   /// Takes the next batch at `now`, as form_batch() does. Overwrites `batch`.

@@ -61,7 +61,7 @@ struct ServerOptions {
   double read_timeout_s = 10;      ///< a request or message, first byte to last
   double write_timeout_s = 10;     ///< an answer the client does not read
   /// How long the network thread polls for an answer before it sleeps, after a request has gone to
-  /// an engine: waking a thread takes tens of microseconds where its core has gone idle.
+  /// an engine; EngineOptions::busy_poll_us.
   int busy_poll_us = 0;
   double ping_s = 30;          ///< a WebSocket peer silent for this long is gone
   double drain_s = 5;          ///< the longest that a drain may take

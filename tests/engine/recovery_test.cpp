@@ -5,6 +5,7 @@
 #include "engine/local_engine.h"
 #include "engine_fixture.h"
 #include "kernels/forwarding_ops.h"
+#include "virtual_engine.h"
 
 /// A device that fails: who had asked hears of it, nothing is answered out of lost memory, and the
 /// engine goes on.
@@ -14,7 +15,9 @@ namespace {
 using Answers = std::vector<std::vector<float>>;
 
 struct Fault {
+  std::atomic<bool> hold{false}, held{false};
   std::atomic<bool> next_forward{false};
+  std::atomic<bool> next_result{false};
   std::atomic<bool> lost{false};
 };
 
@@ -25,9 +28,18 @@ class FailingOps final : public ForwardingOps {
       : ForwardingOps(*base), base_(std::move(base)), fault_(fault) {}
   bool lost() const override { return fault_.lost; }
   bool begin_calls(const ForwardKey& key) override {
+    while (fault_.hold) {
+      fault_.held = true;
+      std::this_thread::yield();
+    }
     if (fault_.next_forward) fault_.lost = true;
     if (fault_.lost) throw DeviceError("cudaGraphLaunch: cudaErrorIllegalAddress");
     return ForwardingOps::begin_calls(key);
+  }
+  void receive(const SharedBuffer& buffer, std::size_t bytes) override {
+    if (fault_.next_result) fault_.lost = true;
+    if (fault_.lost) throw DeviceError("cudaEventSynchronize: cudaErrorIllegalAddress");
+    ForwardingOps::receive(buffer, bytes);
   }
 
  private:
@@ -93,6 +105,32 @@ TEST(DeviceFailure, EverySessionIsLostAndSaysSoAndNewOnesGiveTheSameBits) {
   }
   EXPECT_EQ(run(*engine, file.config, 12), before);
   EXPECT_EQ(engine->stats().failed_batches, 1);
+}
+
+TEST(DeviceFailure, ABatchBehindOneThatMeetsItIsLostAsWell) {
+  const ModelFile file = lively_stream_model(tiny_stream_config(), 1);
+  Fault fault;
+  const auto engine = failing_engine(file, fault);
+  const Answers before = run(*engine, file.config, 12);
+  KeepingSink sink;
+  const auto submit = [&] {
+    const auto session = engine->open_session({}).value_or_throw();
+    ASSERT_TRUE(engine->submit({.session = session.id, .sequence = 0}, sink));
+  };
+  fault.hold = fault.next_result = true;
+  submit();
+  while (!fault.held) std::this_thread::yield();
+  submit();
+  fault.hold = false;
+  for (const auto& kept : sink.wait(2)) {
+    ASSERT_TRUE(kept.error);
+    EXPECT_NE(kept.error->message.find("cudaErrorIllegalAddress"), std::string::npos)
+        << kept.error->message;
+  }
+  fault.next_result = false;
+  ASSERT_TRUE(becomes_ready(*engine));
+  EXPECT_EQ(engine->stats().failed_batches, 2);
+  EXPECT_EQ(run(*engine, file.config, 12), before);
 }
 
 TEST(DeviceFailure, AWindowsBatchFailsAloneAndTheNextWindowHasTheSameBits) {

@@ -35,6 +35,7 @@ class CountingOps final : public Ops {
     return {};
   }
   void send(const SharedBuffer&, std::size_t, std::size_t) override { ++calls["send"]; }
+  void expect(const SharedBuffer&) override { ++calls["expect"]; }
   void receive(const SharedBuffer&, std::size_t) override { ++calls["receive"]; }
   DType activation_dtype(DType) const override {
     ++calls["activation_dtype"];
@@ -111,6 +112,7 @@ TEST(ProfilingOps, EveryCallReachesTheBackendOnceRecordingOrNot) {
     ops.download(nullptr, nullptr, 0);
     const SharedBuffer shared = ops.allocate_shared(SharedUse::input, 4);
     ops.send(shared, 0, 4);
+    ops.expect(shared);
     ops.receive(shared, 4);
     EXPECT_EQ(ops.activation_dtype(DType::f32), DType::bf16);
     EXPECT_EQ(ops.rounded_items(3), 6);

@@ -34,6 +34,7 @@ class FaultyOps final : public Ops {
   void send(const SharedBuffer& buffer, std::size_t offset, std::size_t bytes) override {
     inner_->send(buffer, offset, bytes);
   }
+  void expect(const SharedBuffer& buffer) override { inner_->expect(buffer); }
   void receive(const SharedBuffer& buffer, std::size_t bytes) override {
     inner_->receive(buffer, bytes);
     on_output(buffer.host.as<float>());

@@ -160,6 +160,10 @@ class CudaOps final : public Ops {
       void* mapped = nullptr;
       check(cudaHostGetDevicePointer(&mapped, host, 0), "cudaHostGetDevicePointer");
       shared.device = Buffer(mapped, bytes, [](void*) {});
+      cudaEvent_t written = nullptr;
+      check(cudaEventCreateWithFlags(&written, cudaEventDisableTiming), "cudaEventCreate");
+      shared.arrival =
+          Buffer(written, 0, [](void* e) { (void)cudaEventDestroy(static_cast<cudaEvent_t>(e)); });
     }
     return shared;
   }
@@ -174,7 +178,12 @@ class CudaOps final : public Ops {
     send_begin_ = offset;
     send_end_ = offset + bytes;
   }
-  void receive(const SharedBuffer&, std::size_t) override { synchronize(); }
+  void expect(const SharedBuffer& buffer) override {
+    check(cudaEventRecord(buffer.arrival.as<CUevent_st>(), stream_), "cudaEventRecord");
+  }
+  void receive(const SharedBuffer& buffer, std::size_t) override {
+    check(cudaEventSynchronize(buffer.arrival.as<CUevent_st>()), "cudaEventSynchronize");
+  }
 
   std::unique_ptr<LinearWeight> pack_linear(const LinearTensor& linear) override {
     use_device();
