@@ -56,23 +56,26 @@ class BatchesInFlight : public ::testing::Test {
   std::vector<SessionId> ids_;
 };
 
+// Batches of as many rows as there are.
+constexpr std::chrono::milliseconds kCost{2};
 constexpr auto kNothing = [] {};
 
 class HowManyInFlight : public BatchesInFlight, public ::testing::WithParamInterface<int> {};
 INSTANTIATE_TEST_SUITE_P(Batches, HowManyInFlight, ::testing::Values(1, 2));
 
 TEST_P(HowManyInFlight, WithTwoTheSecondIsLaunchedBeforeTheFirstIsAnswered) {
-  VirtualEngine engine(file_, {.batches_in_flight = GetParam()});
+  VirtualEngine engine(file_, {.batches_in_flight = GetParam()}, kCost);
   std::size_t answered = 99;
   run(engine, 2, kNothing, [&] { answered = sink_.count(); });
   EXPECT_EQ(answered, GetParam() == 1 ? 1U : 0U);
   const auto& kept = sink_.wait(3);
   EXPECT_EQ(session_of(kept[0]), 0);
   EXPECT_EQ(kept[1].step.batch.id, kept[0].step.batch.id + 1);
+  EXPECT_EQ(kept[1].step.batch.size, 2);
 }
 
 TEST_F(BatchesInFlight, AStepOrTwoDoNotFollowALargeBatchButWaitForOthers) {
-  VirtualEngine engine(file_, {.batches_in_flight = 2});
+  VirtualEngine engine(file_, {.batches_in_flight = 2}, kCost);
   for (int i = 0; i < 8; ++i) ids_.push_back(engine->open_session({}).value_or_throw().id);
   // Six make a second batch, behind which one more is ready and must wait.
   std::size_t answered = 99;
@@ -91,7 +94,7 @@ TEST_F(BatchesInFlight, AStepOrTwoDoNotFollowALargeBatchButWaitForOthers) {
 
 TEST_F(BatchesInFlight, EverySessionHasTheBitsThatItHasAlone) {
   constexpr int kSessions = 7, kSteps = 20;
-  VirtualEngine engine(file_, {.max_queued_steps = kSteps, .batches_in_flight = 2});
+  VirtualEngine engine(file_, {.batches_in_flight = 2, .max_queued_steps = kSteps}, kCost);
   for (int i = 0; i < kSessions; ++i) ids_.push_back(engine->open_session({}).value_or_throw().id);
   engine.hold_in_forward([&] { submit(engine, 0, 0); });
   for (int n = 0; n < kSteps; ++n)
@@ -110,7 +113,7 @@ TEST_F(BatchesInFlight, EverySessionHasTheBitsThatItHasAlone) {
 }
 
 TEST_F(BatchesInFlight, ALaunchThatFailsTakesItsOwnSessionsAndLeavesTheBatchBeforeIt) {
-  VirtualEngine engine(file_, {.batches_in_flight = 2});
+  VirtualEngine engine(file_, {.batches_in_flight = 2}, kCost);
   run(engine, 2, kNothing, [] { throw std::runtime_error("no room"); });
   for (const auto& kept : sink_.wait(3)) {
     EXPECT_EQ(bool(kept.error), session_of(kept) != 0);
@@ -122,7 +125,7 @@ TEST_F(BatchesInFlight, ALaunchThatFailsTakesItsOwnSessionsAndLeavesTheBatchBefo
 }
 
 TEST_F(BatchesInFlight, AResultThatDoesNotComeTakesItsOwnSessionsAndLeavesTheBatchBehindIt) {
-  VirtualEngine engine(file_, {.batches_in_flight = 2});
+  VirtualEngine engine(file_, {.batches_in_flight = 2}, kCost);
   run(
       engine, 2,
       [&] { engine.to_next_output([](float*) { throw std::runtime_error("not received"); }); },
@@ -137,7 +140,7 @@ TEST_F(BatchesInFlight, AResultThatDoesNotComeTakesItsOwnSessionsAndLeavesTheBat
 
 TEST_F(BatchesInFlight, AnEngineThatEndsAnswersBoth) {
   {
-    VirtualEngine engine(file_, {.batches_in_flight = 2});
+    VirtualEngine engine(file_, {.batches_in_flight = 2}, kCost);
     run(engine, 3, kNothing, kNothing);
   }
   EXPECT_EQ(sink_.count(), 4U);

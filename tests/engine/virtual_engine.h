@@ -1,6 +1,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <semaphore>
@@ -19,11 +20,15 @@ namespace cortex::testing {
 /// wants. Wherever no test moves the clock, a forward takes no time.
 class VirtualEngine {
  public:
-  explicit VirtualEngine(const ModelFile& file, EngineOptions options = {}) {
+  /// `measured`: what the scheduler starts from as the time of any batch, so that it forms large
+  /// ones; 0: what a forward takes.
+  explicit VirtualEngine(const ModelFile& file, EngineOptions options = {},
+                         std::chrono::milliseconds measured = {}) {
     options.model_path = "in memory";
     options.device = "cpu";
     auto inner = std::make_unique<FaultyOps>(make_reference_ops());
     ops_ = inner.get();
+    if (measured.count() > 0) ops_->on_forward = [=] { std::this_thread::sleep_for(measured); };
     Backend backend;
     backend.name = "reference";
     backend.ops = std::move(inner);

@@ -215,6 +215,36 @@ TEST(Scheduler, AfterAClockJumpWhatIsLostIsShedAndTheRestGoesOn) {
   EXPECT_EQ(scheduler.next_windows(0).taken.size(), 1U);
 }
 
+TEST(Scheduler, ABatchBehindAnotherIsTimedFromWhenTheDeviceWasItsOwn) {
+  Scheduler scheduler({.max_batch = 1, .max_streams = 4},
+                      CostModel(1, std::vector<BatchCost>{{1, 0, 10 * kMs}}));
+  StepFlow flow;
+  const auto dispatch = [&](TimeNs now) {
+    scheduler.push_step({.key = 1, .arrived = now}, flow);
+    EXPECT_EQ(scheduler.next_steps(now).taken.size(), 1U);
+  };
+  dispatch(0);
+  for (int n = 1; n <= 100; ++n) {
+    dispatch((10 * n - 9) * kMs);
+    scheduler.finished(10 * n * kMs);
+  }
+  EXPECT_NEAR(static_cast<double>(scheduler.cost().predict(1, 0)), 10.0 * kMs, 0.5 * kMs);
+}
+
+TEST(Scheduler, WhatComesWaitsForBothBatchesInFlight) {
+  Scheduler scheduler({.max_batch = 1, .max_windows = 8},
+                      CostModel(1, std::vector<BatchCost>{{1, 0, 10 * kMs}}));
+  const auto offer = [&](TimeNs deadline) { return scheduler.offer({.deadline = deadline}, 0); };
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_EQ(offer(100 * kMs), Verdict::taken);
+    ASSERT_EQ(scheduler.next_windows(0).taken.size(), 1U);
+  }
+  EXPECT_EQ(offer(29 * kMs), Verdict::misses);
+  // The first has taken 4 ms less than was predicted.
+  scheduler.finished(6 * kMs);
+  EXPECT_EQ(scheduler.offer({.deadline = 29 * kMs}, 6 * kMs), Verdict::taken);
+}
+
 TEST(Scheduler, APredictionThatIsTooHighDoesNotRefuseForEver) {
   CostModel cost(8, std::vector<BatchCost>{{1, 0, kMs}});
   for (int i = 0; i < 200; ++i) cost.observe({1, 0, 20 * kMs});
