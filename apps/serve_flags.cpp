@@ -150,10 +150,11 @@ void ServeFlags::add_limits(CLI::App& command) {
   limit("--write-timeout", server.write_timeout_s, "Seconds in which an answer must be read",
         CLI::PositiveNumber);
   if (std::thread::hardware_concurrency() >= kPollingCores) server.busy_poll_us = kBusyPollUs;
-  limit("--busy-poll-us", server.busy_poll_us,
-        "Microseconds that the network thread polls for an answer, and the compute thread for work, "
-        "before they sleep; 0: none",
-        CLI::Range(0, 1'000'000));
+  limit(
+      "--busy-poll-us", server.busy_poll_us,
+      "Microseconds that the network thread polls for an answer, and the compute thread for work, "
+      "before they sleep; 0: none",
+      CLI::Range(0, 1'000'000));
 }
 
 void ServeFlags::add_records(CLI::App& command) {
