@@ -116,6 +116,11 @@ void add_load(CLI::App& app) {
                    "In process: steps or windows computed at once; 0: what suits the device")
       ->check(CLI::Range(0, 65536))
       ->capture_default_str();
+  command
+      ->add_option("--batches-in-flight", o.batches_in_flight,
+                   "In process, of a stream model: on their way at once; 0: what suits the device")
+      ->check(CLI::Range(0, 2))
+      ->capture_default_str();
   command->add_option("--sessions", o.sessions, "Streams at once")
       ->check(CLI::Range(1, 100'000))
       ->capture_default_str();

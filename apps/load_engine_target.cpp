@@ -14,6 +14,7 @@ class EngineTarget final : public LoadTarget {
     engine.model_path = options.model;
     engine.device = options.device;
     engine.max_batch = options.max_batch;
+    engine.batches_in_flight = options.batches_in_flight;
     // One more for what asks beside the load.
     engine.max_sessions = options.sessions + 1;
     slots_ = engine.max_queued_steps;

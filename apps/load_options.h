@@ -18,6 +18,7 @@ struct LoadOptions {
   std::string url;    ///< of a server; empty: in process
   std::string model;  ///< in process
   std::string device = "auto";
+  int batches_in_flight = 0;  ///< in process: EngineOptions::batches_in_flight
   int max_batch = 0;  ///< in process: steps or windows computed at once; 0: what suits the device
   std::string api_key;
   std::string tls_ca_file;

@@ -69,6 +69,12 @@ void ServeFlags::add_models(CLI::App& command) {
       ->check(CLI::Range(0, 65536))
       ->capture_default_str();
   command
+      .add_option("--batches-in-flight", engine.batches_in_flight,
+                  "Batches of a stream model on their way at once: with 2 the next one is packed "
+                  "while the device computes; 0: 2 on a GPU, else 1")
+      ->check(CLI::Range(0, 2))
+      ->capture_default_str();
+  command
       .add_option("--policy", policy,
                   "edf: earliest deadline first, what would be late is refused. fifo: in order of "
                   "arrival, to compare with")

@@ -40,8 +40,10 @@ class RecurrentNet : public Network {
       for (const char* part : {"ih", "hh", "ih.bias", "hh.bias"})
         weights.push_back(params_.at(fmt::format("gru.{}.{}", i, part)));
     const torch::Tensor before = torch::zeros({c.layers, batch.crops, c.dim}, in.options());
+    // Without dropout both modes compute the same, but cuDNN keeps what a gradient needs in one.
+    const bool train = torch::GradMode::is_enabled();
     const torch::Tensor out =
-        std::get<0>(torch::gru(in, before, weights, true, c.layers, 0.0, false, false, true));
+        std::get<0>(torch::gru(in, before, weights, true, c.layers, 0.0, train, false, true));
     return torch::linear(out, params_.at("head.weight"), params_.at("head.bias"));
   }
   std::int64_t context_steps() const override { return 0; }
