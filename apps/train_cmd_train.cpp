@@ -137,8 +137,11 @@ void add_train(CLI::App& app) {
   command->add_option("--init", o.init, "Model to start from, on these or other units");
   command->add_option("--learn", o.learn, "all, or units: the rows of the recordings' units alone")
       ->capture_default_str();
-  command->add_option("--train-trials", o.train_trials,
-                      "Trials of each recording to learn from, drawn by --seed; 0: all");
+  command
+      ->add_option("--train-trials", o.train_trials,
+                   "Trials to learn from, drawn by --seed: of every recording, or a number each "
+                   "(0,20); 0: all")
+      ->delimiter(',');
   command->add_flag("--float64", o.float64, "Compute in double precision, to compare runs")
       ->group("Learning");
   command

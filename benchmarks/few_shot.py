@@ -52,7 +52,7 @@ class Runs:
         return self.file(name)
 
     def begin(self, method, trials, seed, words, score):
-        name = f"{method}_{trials}_{seed}"
+        name = f"{method}_{trials}_{seed}".replace(" ", "-").replace(",", "")
         if not any(row["name"] == name for row in self.rows):
             self.begun.append(self.pool.submit(self.run, name, method, trials, seed, words, score))
 
@@ -93,6 +93,8 @@ def curves(runs):
     before = making.result()
     after = lambda said, model: said["after_r2"]
     some = lambda trials: ["--train-trials", trials] if trials != "all" else []
+    both = ["train", *MODEL, "--nwb", f"{args.before},{args.day}", "--units-by", "session", *LEARN,
+            "--iterations", args.both_iterations]
     for seed in range(1, args.seeds + 1):
         chance = ["--seed", seed]
         for trials in args.trials:
@@ -108,6 +110,10 @@ def curves(runs):
             runs.begin("pretrained", trials, seed,
                      [*day, *chance, *some(trials), "--init", spikes, "--lr", "1e-3"],
                      runs.evaluated)
+            few = ["--train-trials", f"0,{0 if trials == 'all' else trials}"]
+            runs.begin("both days", trials, seed, [*both, *chance, *few], runs.evaluated)
+            runs.begin("both days, pretrained", trials, seed,
+                       [*both, *chance, *few, "--init", spikes, "--lr", "1e-3"], runs.evaluated)
     runs.begin("as it is", 0, 1, ["adapt", "--model", before, "--nwb", args.day, "--force", "--quiet",
                                 "--trials", 1, "--iterations", 1],
              lambda said, model: said["before_r2"])
@@ -139,6 +145,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--iterations", type=int, default=600)
     parser.add_argument("--adapt-iterations", type=int, default=300)
+    parser.add_argument("--both-iterations", type=int, default=1200)
     parser.add_argument("--threads", type=int, default=1, help="of a run")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
     args = parser.parse_args()

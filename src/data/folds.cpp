@@ -57,15 +57,21 @@ bool split_wanted(const std::string& splits, const std::string& split) {
 }
 
 Result<std::vector<Recording>> keep_trials(const std::vector<Recording>& recordings,
-                                           const std::string& splits, std::int64_t count,
+                                           const std::string& splits,
+                                           std::span<const std::int64_t> counts,
                                            std::uint64_t seed) {
+  if (counts.size() != 1 && counts.size() != recordings.size())
+    return bad("train-trials", fmt::format("{} numbers of trials for {} recordings", counts.size(),
+                                           recordings.size()));
   std::vector<Recording> out = recordings;
   FoldOptions options;
   options.splits = splits;
   options.seed = seed;
   for (std::size_t r = 0; r < out.size(); ++r) {
+    const std::int64_t count = counts.size() == 1 ? counts[0] : counts[r];
+    if (count == 0) continue;
     const auto order = deal(out[r], options, r);
-    if (count < 1 || order.size() < static_cast<std::size_t>(count))
+    if (count < 0 || order.size() < static_cast<std::size_t>(count))
       return bad("train-trials", fmt::format("{} trials are wanted, {} has {} of split '{}'", count,
                                              out[r].path, order.size(), splits));
     for (std::size_t i = static_cast<std::size_t>(count); i < order.size(); ++i)

@@ -3,6 +3,7 @@
 #include <cortex/result.h>
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -41,10 +42,12 @@ struct FoldOptions {
 Result<std::vector<Recording>> fold_recordings(const std::vector<Recording>& recordings,
                                                const FoldOptions& options, int fold);
 
-/// All but `count` trials of the splits `splits`, of each recording, become "unused"; which ones is
-/// drawn by `seed`. Fewer than `count` are an error: invalid_argument.
+/// All but so many trials of the splits `splits` become "unused"; which ones is drawn by `seed`.
+/// `counts`: one number for every recording, or one each; 0 keeps all. invalid_argument: a recording
+/// has fewer, or there are neither one nor as many numbers as recordings.
 Result<std::vector<Recording>> keep_trials(const std::vector<Recording>& recordings,
-                                           const std::string& splits, std::int64_t count,
+                                           const std::string& splits,
+                                           std::span<const std::int64_t> counts,
                                            std::uint64_t seed);
 
 /// Whether `split` is one of `splits` (comma separated; "all": any).

@@ -46,7 +46,7 @@ TrainOptions learning(const AdaptOptions& options, const DataOptions& data, cons
   t.init = options.model;
   t.init_rows = options.init_rows;
   t.learn = "units";
-  t.train_trials = options.trials;
+  t.train_trials = {options.trials};
   t.iterations = options.iterations;
   t.minutes = options.iterations > 0 ? 0 : options.minutes;
   t.lr = options.lr;

@@ -60,7 +60,8 @@ Result<void> check_options(const TrainOptions& o) {
     return bad_flag("learn", "units needs --init: everything else stays as that model has it");
   if (o.init_rows != "session" && o.init_rows != "id")
     return bad_flag("init-rows", fmt::format("is '{}', not session or id", o.init_rows));
-  if (o.train_trials < 0) return bad_flag("train-trials", fmt::format("is {}", o.train_trials));
+  for (const std::int64_t trials : o.train_trials)
+    if (trials < 0) return bad_flag("train-trials", fmt::format("holds {}", trials));
   if (o.select != "best" && o.select != "last")
     return bad_flag("select", fmt::format("is '{}', not best or last", o.select));
   if (o.out.empty()) return bad_flag("out", "is missing: where should the model go?");

@@ -51,7 +51,9 @@ void write_options(JsonWriter& w, const TrainOptions& o) {
   w.key("weight_decay").value(o.weight_decay).key("clip").value(o.clip).key("ema").value(o.ema);
   w.key("unit_dropout").value(o.unit_dropout).key("thinning").value(o.thinning);
   w.key("warmup_iterations").value(o.warmup_iterations).key("bf16").value(o.bf16);
-  w.key("learn").value(o.learn).key("train_trials").value(o.train_trials);
+  w.key("learn").value(o.learn).key("train_trials").begin_array();
+  for (const std::int64_t trials : o.train_trials) w.value(trials);
+  w.end_array();
   w.key("select").value(o.select).key("target").value(o.data.target);
   w.key("units").value(o.data.units).key("units_by").value(o.data.units_by);
   w.key("split_train").value(o.data.train_split).key("split_val").value(o.data.val_split);

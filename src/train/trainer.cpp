@@ -419,7 +419,7 @@ Result<TrainReport> train(const TrainOptions& options) {
 Result<TrainReport> train(const TrainOptions& options, const std::vector<Recording>& all) {
   return guarded([&]() -> Result<TrainReport> {
     if (const auto ok = check_options(options); !ok) return ok.error();
-    auto kept = options.train_trials > 0
+    auto kept = !options.train_trials.empty()
                     ? keep_trials(all, options.data.train_split, options.train_trials, options.seed)
                     : Result<std::vector<Recording>>(all);
     if (!kept) return kept.error();

@@ -92,6 +92,24 @@ TEST(Folds, TheSeedAloneDeals) {
   EXPECT_NE(test_of(options), test_of(other));
 }
 
+TEST(KeptTrials, AreAsManyOfEachRecordingAsItsNumberSays) {
+  const std::vector<Recording> two = {recording_of(20, 1, 0.5), recording_of(30, 1, 0.5)};
+  const auto kept = [&](const std::vector<std::int64_t>& counts, std::uint64_t seed) {
+    return keep_trials(two, "train", counts, seed).value_or_throw();
+  };
+  const auto all = splits_of(two[0]).at("train");
+  const auto mixed = kept({0, 5}, 1);
+  EXPECT_EQ(splits_of(mixed[0]).at("train"), all);
+  EXPECT_EQ(splits_of(mixed[1]).at("train").size(), 5U);
+  EXPECT_EQ(splits_of(mixed[1]).at("val"), splits_of(two[1]).at("val"));
+  for (const Recording& r : kept({3}, 1)) EXPECT_EQ(splits_of(r).at("train").size(), 3U);
+  EXPECT_EQ(splits_of(kept({0, 5}, 1)[1]), splits_of(mixed[1]));
+  EXPECT_NE(splits_of(kept({0, 5}, 2)[1]), splits_of(mixed[1]));
+  for (const std::vector<std::int64_t>& wrong :
+       {std::vector<std::int64_t>{17, 1}, {-1}, {1, 2, 3}, {}})
+    EXPECT_EQ(keep_trials(two, "train", wrong, 1).error().field, "train-trials");
+}
+
 TEST(Folds, BadInputIsNamed) {
   const std::vector<Recording> recordings = {recording_of(6, 1, 0.5)};
   const auto refused = [&](FoldOptions options, int fold, const char* field) {

@@ -166,7 +166,7 @@ TEST(Trainer, ANewSessionLearnsTheRowsOfItsUnitsAlone) {
   ASSERT_TRUE(train(options, {first}));
   options.init = options.out;
   options.learn = "units";
-  options.train_trials = 10;
+  options.train_trials = {10};
   options.out = dir.file("day2");
   const auto adapted = train(options, {second});
   ASSERT_TRUE(adapted) << adapted.error().message;
@@ -188,9 +188,12 @@ TEST(Trainer, ANewSessionLearnsTheRowsOfItsUnitsAlone) {
   EXPECT_GT(adapted->r2, untouched->r2 + 0.1);
 
   options.out = dir.file("refused");
-  options.train_trials = 100;
-  EXPECT_EQ(train(options, {second}).error().field, "train-trials");
-  options.train_trials = 10;
+  for (const std::vector<std::int64_t>& wrong :
+       {std::vector<std::int64_t>{100}, std::vector<std::int64_t>{1, 2}}) {
+    options.train_trials = wrong;
+    EXPECT_EQ(train(options, {second}).error().field, "train-trials");
+  }
+  options.train_trials = {10};
   options.data.step_ms = 40;
   EXPECT_EQ(train(options, {second}).error().field, "init");
   options.init.clear();
