@@ -39,7 +39,7 @@ class Runs:
             [self.args.cortex_train, *words, "--threads", str(self.args.threads), "--json"],
             stdout=subprocess.PIPE, text=True)
         if ran.returncode != 0:
-            sys.exit(f"few_shot: {shlex.join(words)}: ended with {ran.returncode}")
+            raise RuntimeError(f"{shlex.join(words)}: ended with {ran.returncode}")
         return json.loads(ran.stdout.strip().splitlines()[-1])
 
     def file(self, name):
@@ -53,7 +53,7 @@ class Runs:
 
     def begin(self, method, trials, seed, words, score):
         name = f"{method}_{trials}_{seed}".replace(" ", "-").replace(",", "")
-        if not any(row["name"] == name for row in self.rows):
+        if not any(row["name"] == name and "r2" in row for row in self.rows):
             self.begun.append(self.pool.submit(self.run, name, method, trials, seed, words, score))
 
     def wait(self):
@@ -62,17 +62,18 @@ class Runs:
 
     def run(self, name, method, trials, seed, words, score):
         begun = time.monotonic()
-        said = self.call([*words, "--out", self.file(name)])
-        r2 = score(said, self.file(name))
-        row = {
-            "name": name, "method": method, "trials": trials, "seed": seed, "r2": r2,
-            "seconds": round(time.monotonic() - begun, 1),
-            "command": self.shown(words),
-        }
+        row = {"name": name, "method": method, "trials": trials, "seed": seed,
+               "command": self.shown(words)}
+        try:
+            said = self.call([*words, "--out", self.file(name)])
+            row["r2"] = score(said, self.file(name))
+        except RuntimeError as failure:
+            row["failed"] = str(failure)
+        row["seconds"] = round(time.monotonic() - begun, 1)
         with self.lock:
-            self.rows.append(row)
+            self.rows = [other for other in self.rows if other["name"] != name] + [row]
             self.log.write_text(json.dumps(self.rows, indent=1))
-            print(f"{name}: {r2:.4f}", flush=True)
+            print(f"{name}: {row.get('failed') or format(row['r2'], '.4f')}", flush=True)
 
     def shown(self, words):
         return shlex.join(["cortex-train", *(pathlib.Path(w).name if "/" in str(w) else str(w) for w in words)])
@@ -121,6 +122,7 @@ def curves(runs):
 
 
 def summary(rows):
+    rows = [row for row in rows if "r2" in row]
     out = []
     for method, trials in dict.fromkeys((row["method"], row["trials"]) for row in rows):
         scores = [r["r2"] for r in rows if (r["method"], r["trials"]) == (method, trials)]
@@ -154,11 +156,14 @@ def main():
     curves(runs)
     for row in summary(runs.rows):
         print(row)
+    failed = [row["name"] for row in runs.rows if "failed" in row]
     if args.out:
         write_results(args.out, "few_shot",
                       "benchmarks/few_shot.py --before DAY1.nwb --day DAY2.nwb",
                       {"summary": summary(runs.rows), "runs": runs.rows},
                       before=pathlib.Path(args.before).name, day=pathlib.Path(args.day).name)
+    if failed:
+        sys.exit(f"few_shot: failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":
