@@ -96,7 +96,8 @@ class NcclGroup final : public ProcessGroup {
     ::setenv("TORCH_NCCL_ASYNC_ERROR_HANDLING", "2", /*overwrite=*/0);
     ::setenv("TORCH_NCCL_DUMP_ON_TIMEOUT", "0", /*overwrite=*/0);
     const auto store = connect(e, timeout, /*first=*/true);
-    const auto options = c10d::ProcessGroupNCCL::Options::create();
+    // What the next stage needs goes before what is computed of this one.
+    const auto options = c10d::ProcessGroupNCCL::Options::create(/*is_high_priority_stream=*/true);
     options->timeout = timeout;
     group_ = c10::make_intrusive<c10d::ProcessGroupNCCL>(store, e.rank, e.ranks, options);
     // Over a connection of its own: a request that waits holds up those behind it.
@@ -129,11 +130,10 @@ class NcclGroup final : public ProcessGroup {
     const Tensor host = total[0].to(torch::kCPU);
     const auto* at = host.data_ptr<double>();
     const auto n = host.numel() - 1;
+    if (at[n] == static_cast<double>(ranks_)) return {at, at + n};
     throw_if_ended();
-    if (at[n] != static_cast<double>(ranks_))
-      throw Exception{
-          {ErrorCode::unavailable, "another rank is gone: it has not come in time", "rank"}};
-    return {at, at + n};
+    throw Exception{
+        {ErrorCode::unavailable, "another rank is gone: it has not come in time", "rank"}};
   }
 
  private:
