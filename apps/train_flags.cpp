@@ -91,7 +91,9 @@ void write_run(JsonWriter& json, const train::TrainReport& report) {
   json.key("complete").value(report.complete).key("iterations").value(report.iterations);
   json.key("best_iteration").value(report.best_iteration);
   json.key("parameters").value(report.parameters).key("seconds").value(report.seconds);
-  json.key("ms_per_iteration").value(report.ms_per_iteration).key("device").value(report.device);
+  json.key("ms_per_iteration").value(report.ms_per_iteration);
+  json.key("median_ms").value(report.median_ms);
+  json.key("device").value(report.device).key("ranks").value(report.ranks);
 }
 
 }  // namespace cortex

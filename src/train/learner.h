@@ -53,9 +53,10 @@ std::unique_ptr<Learner> make_spike_learner(const ModelConfig& config, torch::De
                                             torch::Dtype dtype);
 
 /// Every rank holds 1/N of parameters, gradients and whatever the optimiser keeps, cut stage by
-/// stage. A stage's parameters are gathered while the one before it computes, and let go after it.
-/// Activations between stages alone are kept: a stage is computed again for its gradient, which is
-/// summed over ranks and scattered in the parameters' own type. `group` outlives it.
+/// stage, on the group's device. A stage's parameters are gathered while the one before it
+/// computes, let go after it and gathered again for its gradient, which is summed over ranks and
+/// scattered in the parameters' own type while the stage below computes its own. `group` outlives
+/// it.
 std::unique_ptr<Learner> make_sharded_learner(const ModelConfig& config, double step_ms,
                                               torch::Dtype dtype, ProcessGroup& group);
 

@@ -24,6 +24,7 @@ ParameterSet::ParameterSet(const std::vector<TensorSpec>& specs, torch::Device d
     total += (element_count(spec.shape) + kAlign - 1) / kAlign * kAlign;
     slots_.emplace(spec.name, std::move(slot));
   }
+  length_ = total;
   total = (total + multiple - 1) / multiple * multiple;
   const auto options = torch::TensorOptions().dtype(dtype).device(device);
   flat_ = torch::zeros({total}, options);
@@ -86,6 +87,12 @@ bool ParameterSet::gradients_are_flat() const {
     if (!g.defined() || g.storage().data_ptr() != grad_.storage().data_ptr()) return false;
   }
   return true;
+}
+
+void ParameterSet::take_memory(const torch::Tensor& of, const torch::Tensor& from) {
+  at::DataPtr none(nullptr, of.device());
+  of.storage().set_data_ptr_noswap(from.defined() ? from.storage().set_data_ptr(std::move(none))
+                                                  : std::move(none));
 }
 
 torch::Tensor to_torch(const Tensor& tensor) {

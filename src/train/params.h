@@ -43,10 +43,26 @@ class ParameterSet final : public Parameters {
   torch::Tensor mask_of(const std::vector<std::string>& names) const;
   /// Whether backward() kept writing into the flat gradient.
   bool gradients_are_flat() const;
+
+  /// Lets the memory of the parameters or of their gradients go, though graphs of autograd may hold
+  /// tensors of it: nothing may touch them until there is memory again.
+  void let_go() { take_memory(flat_, {}); }
+  void let_gradients_go() { take_memory(grad_, {}); }
+  /// Makes `values`, as long as flat(), the parameters, by taking its memory.
+  void take(const torch::Tensor& values) { take_memory(flat_, values); }
+  /// Gradients of 0.
+  void make_gradients() { take_memory(grad_, torch::zeros_like(grad_)); }
+
   torch::Device device() const override { return flat_.device(); }
   std::int64_t count() const { return count_; }
+  /// Of the flat buffers before they were rounded up to `multiple`.
+  std::int64_t length() const { return length_; }
 
  private:
+  /// `of` and all its views lie in the memory of `from`, which has none afterwards, as have both if
+  /// `from` is undefined.
+  static void take_memory(const torch::Tensor& of, const torch::Tensor& from);
+
   struct Slot {
     std::int64_t offset = 0;
     Shape shape;
@@ -56,6 +72,7 @@ class ParameterSet final : public Parameters {
   torch::Tensor flat_;
   torch::Tensor grad_;
   std::int64_t count_ = 0;
+  std::int64_t length_ = 0;
 };
 
 /// A copy of a runtime tensor (float32) as a LibTorch one.

@@ -4,9 +4,9 @@
 
 #include <cstdlib>
 
-#ifdef CORTEX_WITH_GLOO
-#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
-#include <torch/csrc/distributed/c10d/TCPStore.hpp>
+#include "train/runtime.h"
+#if defined(CORTEX_WITH_GLOO) || defined(CORTEX_WITH_NCCL)
+#include "train/process_group_c10d.h"
 #endif
 
 namespace cortex::train {
@@ -28,101 +28,36 @@ Result<int> whole_number(const char* name, int low, int high) {
 
 class LoneGroup final : public ProcessGroup {
  public:
+  explicit LoneGroup(torch::Device device) : device_(device) {}
   int rank() const override { return 0; }
   int ranks() const override { return 1; }
+  torch::Device device() const override { return device_; }
   std::unique_ptr<Pending> all_gather(torch::Tensor whole, torch::Tensor part) override {
     whole.copy_(part);
-    struct Done final : Pending {
-      void wait() override {}
-    };
     return std::make_unique<Done>();
   }
-  void reduce_scatter(torch::Tensor whole, torch::Tensor part) override { part.copy_(whole); }
-  double sum(double value) override { return value; }
-  void barrier() override {}
+  std::unique_ptr<Pending> reduce_scatter(torch::Tensor whole, torch::Tensor part) override {
+    part.copy_(whole);
+    return std::make_unique<Done>();
+  }
+  std::vector<double> sum(const torch::Tensor& values) override {
+    const torch::Tensor host = values.to(torch::kCPU, torch::kFloat64).contiguous();
+    return {host.data_ptr<double>(), host.data_ptr<double>() + host.numel()};
+  }
+
+ private:
+  struct Done final : Pending {
+    void wait() override {}
+  };
+  torch::Device device_;
 };
 
-#ifdef CORTEX_WITH_GLOO
-
-template <class F>
-auto together(F body) -> decltype(body()) {
-  try {
-    return body();
-  } catch (const std::exception& e) {
-    throw Exception{
-        {ErrorCode::unavailable, fmt::format("another rank is gone: {}", e.what()), "rank"}};
-  }
+Error cannot_join(ErrorCode code, const RankEnvironment& e, const std::string& why) {
+  return {code,
+          fmt::format("rank {} cannot join {} others at {}:{}: {}", e.rank, e.ranks - 1,
+                      e.master_address, e.master_port, why),
+          "rank"};
 }
-
-class GlooPending final : public ProcessGroup::Pending {
- public:
-  explicit GlooPending(c10::intrusive_ptr<c10d::Work> work) : work_(std::move(work)) {}
-  void wait() override {
-    together([&] { work_->wait(); });
-  }
-
- private:
-  c10::intrusive_ptr<c10d::Work> work_;
-};
-
-class GlooGroup final : public ProcessGroup {
- public:
-  GlooGroup(const RankEnvironment& e, std::chrono::milliseconds timeout)
-      : rank_(e.rank), ranks_(e.ranks) {
-    c10d::TCPStoreOptions store;
-    store.port = static_cast<std::uint16_t>(e.master_port);
-    store.isServer = e.rank == 0;
-    store.numWorkers = static_cast<std::size_t>(e.ranks);
-    store.timeout = timeout;
-    const auto options = c10d::ProcessGroupGloo::Options::create(timeout);
-    // Where the master is this machine, no other interface need be opened.
-    options->devices.push_back(e.master_address == "127.0.0.1" || e.master_address == "localhost"
-                                   ? c10d::ProcessGroupGloo::createDeviceForHostname("127.0.0.1")
-                                   : c10d::ProcessGroupGloo::createDefaultDevice());
-    options->threads = 2;
-    group_ = c10::make_intrusive<c10d::ProcessGroupGloo>(
-        c10::make_intrusive<c10d::TCPStore>(e.master_address, store), e.rank, e.ranks, options);
-  }
-
-  int rank() const override { return rank_; }
-  int ranks() const override { return ranks_; }
-
-  std::unique_ptr<Pending> all_gather(torch::Tensor whole, torch::Tensor part) override {
-    std::vector<std::vector<torch::Tensor>> out = {whole.chunk(ranks_)};
-    std::vector<torch::Tensor> in = {part};
-    return together([&] { return std::make_unique<GlooPending>(group_->allgather(out, in)); });
-  }
-
-  void reduce_scatter(torch::Tensor whole, torch::Tensor part) override {
-    // Gloo has no reduce-scatter: one reduction a slice, all under way at once.
-    const std::vector<torch::Tensor> slices = whole.chunk(ranks_);
-    together([&] {
-      std::vector<c10::intrusive_ptr<c10d::Work>> works;
-      for (int r = 0; r < ranks_; ++r) {
-        c10d::ReduceOptions options;
-        options.rootRank = r;
-        std::vector<torch::Tensor> slice = {slices[static_cast<std::size_t>(r)]};
-        works.push_back(group_->reduce(slice, options));
-      }
-      for (const auto& work : works) work->wait();
-    });
-    part.copy_(slices[static_cast<std::size_t>(rank_)]);
-  }
-
-  double sum(double value) override {
-    std::vector<torch::Tensor> total = {torch::tensor({value}, torch::kFloat64)};
-    together([&] { group_->allreduce(total)->wait(); });
-    return total[0].item<double>();
-  }
-  void barrier() override { (void)sum(0); }
-
- private:
-  int rank_;
-  int ranks_;
-  c10::intrusive_ptr<c10d::ProcessGroupGloo> group_;
-};
-
-#endif
 
 }  // namespace
 
@@ -139,33 +74,60 @@ Result<RankEnvironment> rank_environment() {
   if (!port) return port.error();
   const char* address = std::getenv("MASTER_ADDR");
   if (address == nullptr || *address == 0) return bad_variable("MASTER_ADDR", "is not set");
+  if (std::getenv("LOCAL_RANK") != nullptr) {
+    const auto local = whole_number("LOCAL_RANK", 0, out.ranks - 1);
+    if (!local) return local.error();
+    out.local_rank = *local;
+  }
   out.rank = *rank;
   out.master_port = *port;
   out.master_address = address;
   return out;
 }
 
-std::unique_ptr<ProcessGroup> lone_group() { return std::make_unique<LoneGroup>(); }
+Result<torch::Device> rank_device(const std::string& name, const RankEnvironment& environment) {
+  const auto picked = pick_device(name);
+  if (!picked || picked->is_cpu() || name.rfind("cuda:", 0) == 0) return picked;
+  const int seen = static_cast<int>(torch::cuda::device_count());
+  return pick_device(fmt::format(
+      "cuda:{}", environment.local_rank >= 0 ? environment.local_rank : environment.rank % seen));
+}
+
+double ProcessGroup::sum(double value) {
+  return sum(torch::full({1}, value,
+                         torch::TensorOptions().dtype(torch::kFloat64).device(device())))
+      .front();
+}
+
+std::unique_ptr<ProcessGroup> lone_group(torch::Device device) {
+  return std::make_unique<LoneGroup>(device);
+}
 
 Result<std::unique_ptr<ProcessGroup>> join_group(const RankEnvironment& environment,
+                                                 torch::Device device,
                                                  std::chrono::milliseconds timeout) {
-#ifdef CORTEX_WITH_GLOO
   try {
-    return std::unique_ptr<ProcessGroup>(std::make_unique<GlooGroup>(environment, timeout));
-  } catch (const std::exception& e) {
-    return Error{ErrorCode::unavailable,
-                 fmt::format("rank {} cannot join {} others at {}:{}: {}", environment.rank,
-                             environment.ranks - 1, environment.master_address,
-                             environment.master_port, e.what()),
-                 "rank"};
-  }
+    if (device.is_cuda()) {
+#ifdef CORTEX_WITH_NCCL
+      return nccl_group(environment, device, timeout);
 #else
-  return Error{ErrorCode::unsupported,
-               fmt::format("WORLD_SIZE is {}, but this build has no c10d with Gloo "
-                           "(libgloo-dev and a LibTorch with c10d's headers)",
-                           environment.ranks),
-               "rank"};
+      return cannot_join(ErrorCode::unsupported, environment,
+                         "this build has no NCCL (" CORTEX_NCCL_LACKS
+                         " was not found); --device cpu uses Gloo");
 #endif
+    }
+#ifdef CORTEX_WITH_GLOO
+    return gloo_group(environment, timeout);
+#else
+    return cannot_join(ErrorCode::unsupported, environment,
+                       "this build has no c10d with Gloo (libgloo-dev and a LibTorch with c10d's "
+                       "headers)");
+#endif
+  } catch (const Exception& e) {
+    return e.error;
+  } catch (const std::exception& e) {
+    return cannot_join(ErrorCode::unavailable, environment, e.what());
+  }
 }
 
 }  // namespace cortex::train

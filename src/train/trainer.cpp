@@ -67,7 +67,9 @@ class Run {
     optimizer_.weight_decay = options.weight_decay;
     optimizer_.clip = options.clip;
     optimizer_.ema = options.ema;
-    fingerprint_ = fingerprint(options_, config_, training_, learner_->device().str());
+    // Without the number of the device, which each rank has its own of.
+    fingerprint_ =
+        fingerprint(options_, config_, training_, torch::Device(learner_->device().type()).str());
     record_ = run_record(options_, &config_, training_);
     short_record_ = run_record(options_, nullptr, training_);
   }
@@ -197,7 +199,8 @@ class Run {
     ++iteration_;
     ++done_here_;
     smooth_loss_ = done_here_ == 1 ? value : 0.98 * smooth_loss_ + 0.02 * value;
-    iterating_s_ += Seconds(SteadyClock::now() - from).count();
+    iteration_s_.push_back(Seconds(SteadyClock::now() - from).count());
+    iterating_s_ += iteration_s_.back();
     return value;
   }
 
@@ -341,6 +344,17 @@ class Run {
     return done_here_ ? 1000 * iterating_s_ / static_cast<double>(done_here_) : 0;
   }
 
+  /// Of the second half of this process's updates: kernels are chosen and memory is there.
+  double median_ms() const {
+    std::vector<double> late(
+        iteration_s_.begin() + static_cast<std::ptrdiff_t>(iteration_s_.size() / 2),
+        iteration_s_.end());
+    if (late.empty()) return 0;
+    const auto middle = late.begin() + static_cast<std::ptrdiff_t>(late.size() / 2);
+    std::nth_element(late.begin(), middle, late.end());
+    return 1000 * *middle;
+  }
+
   TrainReport report(bool complete) const {
     TrainReport report;
     report.complete = complete;
@@ -352,6 +366,8 @@ class Run {
     report.parameters = learner_->count();
     report.seconds = elapsed() - before_s_;
     report.ms_per_iteration = ms_per_iteration();
+    report.median_ms = median_ms();
+    report.ranks = learner_->ranks();
     report.device = learner_->device().str();
     return report;
   }
@@ -384,14 +400,14 @@ class Run {
   SteadyClock::time_point started_;
   double before_s_ = 0;
   double iterating_s_ = 0;
+  std::vector<double> iteration_s_;
   double smooth_loss_ = 0;
   double rate_ = 0;
   double gradient_norm_ = 0;
   double printed_s_ = -1e9;
 };
 
-Result<void> check_sharded(const TrainOptions& o, const RankEnvironment& ranks,
-                           torch::Device device) {
+Result<void> check_sharded(const TrainOptions& o, const RankEnvironment& ranks) {
   const auto bad = [](const char* flag, const std::string& what) {
     return Error{ErrorCode::invalid_argument, fmt::format("--{} {}", flag, what), flag};
   };
@@ -400,9 +416,6 @@ Result<void> check_sharded(const TrainOptions& o, const RankEnvironment& ranks,
     return bad("batch", fmt::format("of {} crops is too small for {} ranks", o.batch, ranks.ranks));
   if (o.learn != "all") return bad("learn", "units is for one process");
   if (o.hiding) return bad("mask-units", "is for one process");
-  if (!device.is_cpu())
-    return bad("device", fmt::format("is {}: ranks share their parameters over Gloo, on the CPU",
-                                     device.str()));
   return {};
 }
 
@@ -430,7 +443,10 @@ Result<TrainReport> train(const TrainOptions& options, const std::vector<Recordi
     auto begin = starting_point(options, *training);
     if (!begin) return begin.error();
     const ModelConfig& config = begin->config;
-    auto device = pick_device(options.device);
+    const auto ranks = rank_environment();
+    if (!ranks) return ranks.error();
+    const auto device =
+        ranks->ranks > 1 ? rank_device(options.device, *ranks) : pick_device(options.device);
     if (!device) return device.error();
     prepare_process(options.threads);
     const TrainOptions resolved = resolve(options, config);
@@ -451,18 +467,16 @@ Result<TrainReport> train(const TrainOptions& options, const std::vector<Recordi
     const std::int64_t warmup = make_network(config, probe, options.data.step_ms)->warmup_steps();
     auto sampler = CropSampler::create(*training, resolved.crop_steps, warmup);
     if (!sampler) return sampler.error();
-    auto ranks = rank_environment();
-    if (!ranks) return ranks.error();
     const auto dtype = options.float64 ? torch::kFloat64 : torch::kFloat32;
     std::unique_ptr<ProcessGroup> group;
     if (ranks->ranks > 1) {
-      if (const auto ok = check_sharded(resolved, *ranks, *device); !ok) return ok.error();
+      if (const auto ok = check_sharded(resolved, *ranks); !ok) return ok.error();
       auto joined = join_group(
-          *ranks, std::chrono::milliseconds(std::llround(1000 * options.rank_timeout_s)));
+          *ranks, *device, std::chrono::milliseconds(std::llround(1000 * options.rank_timeout_s)));
       if (!joined) return joined.error();
       group = *std::move(joined);
     } else if (options.resume && has_parts(resolved.run_dir)) {
-      group = lone_group();
+      group = lone_group(*device);
     }
     auto learner = group ? make_sharded_learner(config, options.data.step_ms, dtype, *group)
                    : options.hiding
@@ -470,7 +484,10 @@ Result<TrainReport> train(const TrainOptions& options, const std::vector<Recordi
                        : make_learner(config, options.data.step_ms, *device, dtype, begin->learned);
     Run run(resolved, *std::move(begin), *training, validation ? &*validation : nullptr,
             *std::move(sampler), std::move(learner), group.get());
-    return run.go();
+    auto report = run.go();
+    // None leaves while another waits for it.
+    if (report && group) group->barrier();
+    return report;
   });
 }
 

@@ -96,7 +96,7 @@ struct TrainOptions {
   bool resume = false;
   std::int64_t stop_after = 0;  ///< updates of this process, then a checkpoint; 0: to the end
   int threads = 0;              ///< 0: all cores of the process
-  std::string device = "auto";  ///< auto, cpu, cuda or cuda:N
+  std::string device = "auto";  ///< auto, cpu, cuda or cuda:N; of several ranks each has its own
   bool quiet = false;
 };
 
@@ -114,7 +114,9 @@ struct TrainReport {
   std::int64_t parameters = 0;
   double seconds = 0;           ///< of this process
   double ms_per_iteration = 0;  ///< without evaluations
+  double median_ms = 0;         ///< of an iteration, over the second half of them
   std::string device;
+  int ranks = 1;
 };
 
 /// invalid_argument: a flag or a recording that cannot be trained on, naming it; not_found: a file;

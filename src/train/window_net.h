@@ -12,6 +12,11 @@ class WindowNet final : public Network {
   WindowNet(const ModelConfig& config, const Parameters& params, double step_ms);
 
   torch::Tensor forward(const CropBatch& batch) const override;
+  /// Latents with the events they attend to; each block; the head.
+  int stages() const override { return config_.layers + 2; }
+  int stage_of(const std::string& tensor) const override;
+  torch::Tensor run_stage(int stage, const torch::Tensor& before,
+                          const CropBatch& batch) const override;
   std::int64_t context_steps() const override;
   std::int64_t warmup_steps() const override { return context_steps(); }
 
@@ -21,9 +26,13 @@ class WindowNet final : public Network {
     torch::Tensor absent;            ///< [windows, events] bool, true in the padding
   };
   Windows gather(const CropBatch& batch, const std::vector<std::int64_t>& rows) const;
-  torch::Tensor decode(const Windows& windows) const;
+  /// [windows, latents, dim], as is what blocks take and give.
+  torch::Tensor encode(const Windows& windows) const;
+  torch::Tensor run_block(int block, const torch::Tensor& z) const;
+  torch::Tensor answer(const torch::Tensor& z) const;  ///< [windows, outputs]
   torch::Tensor norm(const torch::Tensor& x, const std::string& name) const;
   torch::Tensor heads(const torch::Tensor& x) const;
+  torch::Tensor join(const torch::Tensor& x) const;
 
   ModelConfig config_;
   const Parameters& params_;

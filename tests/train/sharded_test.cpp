@@ -1,4 +1,5 @@
-// Training on several ranks: processes that meet on the loopback.
+// Training on several ranks, processes that meet on the loopback: over Gloo on the CPU and, where
+// there are two GPUs and NCCL, on those.
 #include <arpa/inet.h>
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -44,8 +45,28 @@ int exit_code(pid_t child) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
-class Sharded : public ::testing::Test {
+#ifdef CORTEX_WITH_GLOO
+constexpr bool kGloo = true;
+#else
+constexpr bool kGloo = false;
+#endif
+#ifdef CORTEX_WITH_NCCL
+constexpr bool kNccl = true;
+#else
+constexpr bool kNccl = false;
+#endif
+
+/// As the driver's own tool counts them; 0 without one.
+int gpus() {
+  std::stringstream lines(cortex::testing::run({"nvidia-smi", "-L"}).out);
+  int count = 0;
+  for (std::string line; std::getline(lines, line);) count += line.rfind("GPU ", 0) == 0;
+  return count;
+}
+
+class Ranks : public ::testing::Test {
  protected:
+  explicit Ranks(std::string device) : device_(std::move(device)) {}
   void SetUp() override {
     nwb_ = dir_.file("session.nwb");
     ASSERT_TRUE(write_nwb(nwb_, testing::synthetic_recording(7, 8, 4)));
@@ -70,7 +91,7 @@ class Sharded : public ::testing::Test {
     flag("--eval-every", "5");
     flag("--checkpoint-every", "5");
     flag("--threads", "1");
-    flag("--device", "cpu");
+    flag("--device", device_);
     command.push_back("--quiet");
     command.insert(command.end(), more.begin(), more.end());
     if (ranks == 1) return {cortex::testing::start_program(command, {})};
@@ -110,22 +131,65 @@ class Sharded : public ::testing::Test {
     EXPECT_NE(x.front(), x.back());
   }
 
+  /// What ranks learn in 200 updates in float64 is what one process learns.
+  void expect_one_process_of(const std::vector<int>& ranks, std::vector<std::string> flags) {
+    flags.emplace_back("--float64");
+    run(1, "one", 200, flags);
+    for (const int count : ranks) {
+      const std::string name = "of" + std::to_string(count);
+      run(count, name, 200, flags);
+      expect_same_losses("one", name, 40, 1e-9);
+      const ModelFile a = load_model(dir_.file("one")).value_or_throw();
+      const ModelFile b = load_model(dir_.file(name)).value_or_throw();
+      for (const auto& [key, tensor] : a.tensors)
+        for (std::size_t i = 0; i < tensor.f32().size(); ++i)
+          ASSERT_NEAR(tensor.f32()[i], b.at(key).f32()[i], 1e-6) << key;
+    }
+  }
+
+  /// Waits until a checkpoint is there that was not when `before` was read, or a rank has ended.
+  void wait_for_checkpoint(const std::string& name, const std::string& before, pid_t rank) {
+    while (bytes_of(run_dir(name) + "/checkpoint.latest") == before) {
+      siginfo_t ended{};
+      ::waitid(P_PID, static_cast<id_t>(rank), &ended, WEXITED | WNOHANG | WNOWAIT);
+      if (ended.si_pid != 0) break;
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    }
+  }
+
   const TempDir dir_;
+  const std::string device_;
   std::string nwb_;
 };
 
-TEST_F(Sharded, RanksLearnWhatOneProcessDoesInDoublePrecision) {
-  run(1, "one", 200, {"--float64"});
-  for (const int ranks : {2, 4}) {
-    const std::string name = "of" + std::to_string(ranks);
-    run(ranks, name, 200, {"--float64"});
-    expect_same_losses("one", name, 40, 1e-9);
-    const ModelFile a = load_model(dir_.file("one")).value_or_throw();
-    const ModelFile b = load_model(dir_.file(name)).value_or_throw();
-    for (const auto& [key, tensor] : a.tensors)
-      for (std::size_t i = 0; i < tensor.f32().size(); ++i)
-        ASSERT_NEAR(tensor.f32()[i], b.at(key).f32()[i], 1e-6) << key;
+const std::vector<std::string> kWindow = {"--preset",      "cortex-xs", "--latents",      "4",
+                                          "--window-bins", "8",         "--receptive-ms", "0"};
+
+class Sharded : public Ranks {
+ protected:
+  Sharded() : Ranks("cpu") {}
+  void SetUp() override {
+    if (!kGloo) GTEST_SKIP() << "this build has no Gloo";
+    Ranks::SetUp();
   }
+};
+
+class ShardedOnGpus : public Ranks {
+ protected:
+  ShardedOnGpus() : Ranks("cuda") {}
+  void SetUp() override {
+    if (!kNccl) GTEST_SKIP() << "this build has no NCCL";
+    if (const int seen = gpus(); seen < 2) GTEST_SKIP() << "needs 2 GPUs, " << seen << " are here";
+    Ranks::SetUp();
+  }
+};
+
+TEST_F(Sharded, RanksLearnWhatOneProcessDoesInDoublePrecision) {
+  expect_one_process_of({2, 4}, {});
+}
+
+TEST_F(Sharded, RanksLearnTheWindowDecoderThatOneProcessDoes) {
+  expect_one_process_of({2}, kWindow);
 }
 
 TEST_F(Sharded, InSinglePrecisionAndInPartsToo) {
@@ -169,12 +233,7 @@ TEST_F(Sharded, ARankThatDiesEndsTheJobWhichThenGoesOn) {
     const auto children = launch(2, "killed", 200, {"--resume"});
     const std::string before = bytes_of(run_dir("killed") + "/checkpoint.latest");
     // One or the other dies once this attempt has come a little further.
-    while (bytes_of(run_dir("killed") + "/checkpoint.latest") == before) {
-      siginfo_t ended{};
-      ::waitid(P_PID, static_cast<id_t>(children[0]), &ended, WEXITED | WNOHANG | WNOWAIT);
-      if (ended.si_pid != 0) break;
-      std::this_thread::sleep_for(std::chrono::milliseconds(2));
-    }
+    wait_for_checkpoint("killed", before, children[0]);
     std::this_thread::sleep_for(std::chrono::milliseconds(5 * attempt));
     ::kill(children[static_cast<std::size_t>(attempt % 2)], SIGKILL);
     EXPECT_EQ(exit_code(children[static_cast<std::size_t>(attempt % 2)]), 128 + SIGKILL);
@@ -192,6 +251,40 @@ TEST_F(Sharded, AnIncompleteEnvironmentIsAnError) {
                 command, {"WORLD_SIZE=2", "RANK=2", "MASTER_ADDR=127.0.0.1", "MASTER_PORT=29555"})),
             2);
   EXPECT_EQ(exit_code(cortex::testing::start_program(command, {"WORLD_SIZE=two"})), 2);
+}
+
+TEST_F(ShardedOnGpus, RanksLearnWhatOneProcessDoesInDoublePrecision) {
+  expect_one_process_of({2}, {});
+}
+
+TEST_F(ShardedOnGpus, RanksLearnTheWindowDecoderThatOneProcessDoes) {
+  expect_one_process_of({2}, kWindow);
+}
+
+TEST_F(ShardedOnGpus, InSinglePrecisionAndInPartsToo) {
+  run(1, "one", 20, {});
+  run(2, "two", 20, {});
+  expect_same_losses("one", "two", 4, 1e-5 * losses("one").front());
+  run(2, "parts", 20, {"--accumulate", "2"});
+  expect_same_losses("one", "parts", 4, 1e-5 * losses("one").front());
+}
+
+TEST_F(ShardedOnGpus, ACheckpointGoesOnWithAnotherNumberOfRanks) {
+  run(1, "whole", 40, {});
+  run(2, "moved", 40, {"--stop-after", "15"});
+  run(1, "moved", 40, {"--resume"});
+  expect_same_losses("whole", "moved", 8, 1e-4);
+}
+
+TEST_F(ShardedOnGpus, ARankThatDiesEndsTheOther) {
+  for (const std::size_t dies : {0, 1}) {
+    const std::string name = "killed" + std::to_string(dies);
+    const auto children = launch(2, name, 1000000, {});
+    wait_for_checkpoint(name, "", children[0]);
+    ::kill(children[dies], SIGKILL);
+    EXPECT_EQ(exit_code(children[dies]), 128 + SIGKILL);
+    EXPECT_EQ(exit_code(children[1 - dies]), 1);
+  }
 }
 
 }  // namespace
