@@ -38,6 +38,7 @@ cleanup() {
   wait
 }
 trap cleanup EXIT
+: >"$work/run/server.log"  # there before the server has begun
 "$server" >"$work/run/server.log" 2>&1 &
 pids+=($!)
 for _ in $(seq 300); do
