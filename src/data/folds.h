@@ -43,8 +43,8 @@ Result<std::vector<Recording>> fold_recordings(const std::vector<Recording>& rec
                                                const FoldOptions& options, int fold);
 
 /// All but so many trials of the splits `splits` become "unused"; which ones is drawn by `seed`.
-/// `counts`: one number for every recording, or one each; 0 keeps all. invalid_argument: a recording
-/// has fewer, or there are neither one nor as many numbers as recordings.
+/// `counts`: one number for every recording, or one each; 0 keeps all. invalid_argument: a
+/// recording has fewer, or there are neither one nor as many numbers as recordings.
 Result<std::vector<Recording>> keep_trials(const std::vector<Recording>& recordings,
                                            const std::string& splits,
                                            std::span<const std::int64_t> counts,

@@ -78,12 +78,12 @@ struct TrainOptions {
   /// Whose rows a unit starts with, of those in `init`: "session": of the same id and session, or
   /// "id": of the same id, as on an array that stayed in place.
   std::string init_rows = "session";
-  /// Trials of the split to learn from, drawn by `seed`: one number for every recording or one each;
-  /// 0, or none: all.
+  /// Trials of the split to learn from, drawn by `seed`: one number for every recording or one
+  /// each; 0, or none: all.
   std::vector<std::int64_t> train_trials;
   bool float64 = false;         ///< parameters and all arithmetic, for comparisons
-  double rank_timeout_s = 600;    ///< ranks wait this long for one another
-  std::int64_t accumulate = 1;    ///< parts in which a batch is computed, for memory's sake
+  double rank_timeout_s = 600;  ///< ranks wait this long for one another
+  std::int64_t accumulate = 1;  ///< parts in which a batch is computed, for memory's sake
   /// Which weights are exported: "best" on `data.val_split`, or the "last" average.
   std::string select = "best";
   double clip = 1.0;
