@@ -269,18 +269,24 @@ TEST(Compare, UnderOnsetAModelLearnsTheStepThatIsScored) {
   EXPECT_EQ(bytes_of(fit.out), bytes_of(dir.file("run/fold0/ridge.safetensors")));
 }
 
-TEST(Compare, AFoldFittedApartIsTheFoldThatIsCompared) {
-  const TempDir dir;
+/// Of three folds of a session that is written into the folder.
+CompareOptions comparison(const TempDir& dir, std::vector<std::string> models) {
   const std::string nwb = dir.file("session.nwb");
-  ASSERT_TRUE(write_nwb(nwb, synthetic_recording(8, 24, 4)));
+  write_nwb(nwb, synthetic_recording(8, 24, 4)).value_or_throw();
   CompareOptions options;
   options.data.nwb = {nwb};
   options.data.folds = three_folds();
   options.training = tiny_options("");
-  options.training.iterations = 4;
-  options.models = {"ridge", "stream-nano"};
-  options.lags = 2;
+  options.training.iterations = 10;
+  options.models = std::move(models);
+  options.lags = 4;
   options.resamples = 100;
+  return options;
+}
+
+TEST(Compare, AFoldFittedApartIsTheFoldThatIsCompared) {
+  const TempDir dir;
+  CompareOptions options = comparison(dir, {"ridge", "stream-nano"});
   const auto fit_apart = [&](int fold) {
     options.data.fold = fold;
     std::vector<std::string> begun;
@@ -307,17 +313,8 @@ TEST(Compare, AFoldFittedApartIsTheFoldThatIsCompared) {
 
 TEST(Compare, OneTableOverTheSameTrials) {
   const TempDir dir;
-  const std::string nwb = dir.file("session.nwb");
-  ASSERT_TRUE(write_nwb(nwb, synthetic_recording(8, 24, 4)));
-  CompareOptions options;
-  options.data.nwb = {nwb};
-  options.data.folds = three_folds();
-  options.training = tiny_options("");
-  options.training.iterations = 10;
-  options.models = {"ridge", "kalman", "gru", "stream-nano"};
-  options.lags = 4;
+  CompareOptions options = comparison(dir, {"ridge", "kalman", "gru", "stream-nano"});
   options.run_dir = dir.file("run");
-  options.resamples = 100;
   const auto report = compare(options, [](const std::string&) {});
   ASSERT_TRUE(report) << report.error().message;
   ASSERT_EQ(report->rows.size(), 4u);
