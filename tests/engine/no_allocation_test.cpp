@@ -301,6 +301,18 @@ TEST_F(NoAllocationOnSteps, FromSubmitToTheSinkNoThreadAllocates) {
   expect_no_allocation(*engine, kSteps);
 }
 
+TEST_F(NoAllocationOnSteps, NorWithTwoBatchesOnTheirWayAndAComputeThreadThatPolls) {
+  SKIP_WITHOUT_COUNTING();
+  EngineOptions options;
+  options.model_path = file_.path();
+  options.max_sessions = kSessions;
+  options.max_batch = 3;
+  options.batches_in_flight = 2;
+  options.busy_poll_us = 100;
+  const auto engine = Engine::create(options).value_or_throw();
+  expect_no_allocation(*engine, kSteps);
+}
+
 TEST_F(NoAllocationOnSteps, NeitherDoesAFlightRecorderBesideThem) {
   SKIP_WITHOUT_COUNTING();
   const TempDir folder;
