@@ -16,7 +16,8 @@ class TallySink final : public StepSink, public WindowSink {
   std::atomic<int> failed{0};
 };
 
-class EngineConcurrency : public ::testing::Test {
+/// By how many batches are on their way at once; with two the compute thread polls as well.
+class EngineConcurrency : public ::testing::TestWithParam<int> {
  protected:
   std::unique_ptr<Engine> engine(int sessions) {
     EngineOptions options;
@@ -24,13 +25,17 @@ class EngineConcurrency : public ::testing::Test {
     options.max_sessions = sessions;
     options.max_batch = 3;
     options.idle_timeout_s = 1e-4;
+    options.batches_in_flight = GetParam();
+    options.busy_poll_us = GetParam() > 1 ? 50 : 0;
     return Engine::create(options).value_or_throw();
   }
   ModelConfig config_ = tiny_stream_config();
   TemporaryModel file_{lively_stream_model(config_, 9)};
 };
 
-TEST_F(EngineConcurrency, EveryAcceptedStepIsAnsweredOnceHoweverSessionsEnd) {
+INSTANTIATE_TEST_SUITE_P(Batches, EngineConcurrency, ::testing::Values(1, 2));
+
+TEST_P(EngineConcurrency, EveryAcceptedStepIsAnsweredOnceHoweverSessionsEnd) {
   constexpr std::size_t kClients = 3;
   const auto engine = this->engine(kClients);
   std::array<TallySink, kClients> sinks;
@@ -76,7 +81,7 @@ TEST_F(EngineConcurrency, EveryAcceptedStepIsAnsweredOnceHoweverSessionsEnd) {
   EXPECT_GT(accepted[0] + accepted[1] + accepted[2], 0);
 }
 
-TEST_F(EngineConcurrency, AStepWithEmptyStepsYetToRunIsAnsweredWhenItsSessionCloses) {
+TEST_P(EngineConcurrency, AStepWithEmptyStepsYetToRunIsAnsweredWhenItsSessionCloses) {
   const auto engine = this->engine(1);
   for (int round = 0; round < 50; ++round) {
     const SessionId id = engine->open_session({}).value_or_throw().id;
@@ -88,7 +93,7 @@ TEST_F(EngineConcurrency, AStepWithEmptyStepsYetToRunIsAnsweredWhenItsSessionClo
   }
 }
 
-TEST_F(EngineConcurrency, TwoClientsOfOneSessionNeverTakeTheSameStep) {
+TEST_P(EngineConcurrency, TwoClientsOfOneSessionNeverTakeTheSameStep) {
   const auto engine = this->engine(1);
   const SessionId id = engine->open_session({}).value_or_throw().id;
   TallySink sink;
@@ -108,7 +113,7 @@ TEST_F(EngineConcurrency, TwoClientsOfOneSessionNeverTakeTheSameStep) {
   EXPECT_EQ(sink.answered + sink.failed, 300);
 }
 
-TEST_F(EngineConcurrency, WindowsFromManyThreadsShareTheirPlaces) {
+TEST_P(EngineConcurrency, WindowsFromManyThreadsShareTheirPlaces) {
   const auto engine = this->engine(1);
   TallySink sink;
   std::atomic<int> accepted{0};
