@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <limits>
 #include <map>
 #include <string_view>
 #include <utility>
@@ -159,12 +160,20 @@ class Parser {
         take_answer(body);
         break;
       case Kind::lost:
-        log_.lost += body_of<LostBody>(body).records;
+        log_.lost = within(log_.lost + within(body_of<LostBody>(body).records, "lost"), "lost");
         break;
       default:
         throw Corrupt{fmt::format("kind {} is not known", static_cast<int>(header.kind))};
     }
     return header.bytes;
+  }
+
+  /// `value`, if a recorder can have written it: a count, a step's number or nanoseconds of a
+  /// clock. Sums and differences of two such do not overflow.
+  static std::int64_t within(std::int64_t value, const char* what) {
+    constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max() / 4;
+    if (value < 0 || value > kMost) throw Corrupt{fmt::format("{}: {}", what, value)};
+    return value;
   }
 
   template <class T>
@@ -184,8 +193,8 @@ class Parser {
     if (std::exchange(about_, true)) throw Corrupt{"a second model"};
     const dom::element root = json(body);
     log_.cortex = text(root, "cortex");
-    log_.wall_ns = field<std::int64_t>(root, "wall_ns");
-    log_.monotonic_ns = field<std::int64_t>(root, "monotonic_ns");
+    log_.wall_ns = within(field<std::int64_t>(root, "wall_ns"), "wall_ns");
+    log_.monotonic_ns = within(field<std::int64_t>(root, "monotonic_ns"), "monotonic_ns");
     ModelInfo& model = log_.model;
     model.path = text(root, "model");
     model.digest = text(root, "digest");
@@ -209,8 +218,8 @@ class Parser {
     const dom::element root = json(body);
     RecordedSession session;
     session.id = field<std::uint64_t>(root, "session");
-    session.opened_ns = field<std::int64_t>(root, "monotonic_ns");
-    session.options.first_step = field<std::int64_t>(root, "first_step");
+    session.opened_ns = within(field<std::int64_t>(root, "monotonic_ns"), "monotonic_ns");
+    session.options.first_step = within(field<std::int64_t>(root, "first_step"), "first_step");
     session.options.allow_missing_units = field<bool>(root, "allow_missing_units");
     session.options.drop_out_of_step = field<bool>(root, "drop_out_of_step");
     session.options.unit_ids = texts(root, "units");
@@ -238,7 +247,7 @@ class Parser {
     RecordedSession& session = log_.sessions[found->second];
     const std::int64_t before =
         session.steps.empty() ? session.options.first_step - 1 : session.steps.back().sequence;
-    if (head.gap < 0 || head.sequence - head.gap <= before)
+    if (within(head.sequence, "step") - within(head.gap, "gap") <= before)
       throw Corrupt{fmt::format("step {} (gap {}) of session {} after step {}", head.sequence,
                                 head.gap, head.session, before)};
     RecordedStep step;
@@ -268,9 +277,9 @@ class Parser {
     said.status = static_cast<StepStatus>(head.status);
     if (head.error > 0) said.error = static_cast<ErrorCode>(head.error - 1);
     said.outputs = body.subspan(sizeof head, bytes);
-    said.submitted_ns = head.submitted_ns;
-    said.started_ns = head.started_ns;
-    said.finished_ns = head.finished_ns;
+    said.submitted_ns = within(head.submitted_ns, "submitted_ns");
+    said.started_ns = within(head.started_ns, "started_ns");
+    said.finished_ns = within(head.finished_ns, "finished_ns");
     const auto found = index_.find(head.session);
     if (found == index_.end() || !attach(log_.sessions[found->second], said))
       pending_[head.session].insert_or_assign(head.sequence, said);

@@ -257,6 +257,34 @@ TEST_F(FlightLogTest, RecordsThatMakeNoSenseAreRefusedThoughTheirBlockIsWhole) {
   EXPECT_GT(refused, 300);
 }
 
+TEST_F(FlightLogTest, NumbersThatNoRecorderWritesAreRefused) {
+  const auto bytes = several_blocks(1);
+  const auto blocks = static_cast<std::uint32_t>(block_starts(bytes).size() - 1);
+  constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max();
+  // What a block with these in it makes of the log.
+  const auto with_lost = [&](const std::vector<std::int64_t>& lost) {
+    std::vector<std::byte> records;
+    const auto append = [](std::vector<std::byte>& to, const auto& value) {
+      const auto* begin = reinterpret_cast<const std::byte*>(&value);
+      to.insert(to.end(), begin, begin + sizeof value);
+    };
+    for (const std::int64_t n : lost) {
+      append(records, RecordHeader{sizeof(RecordHeader) + sizeof(LostBody), Kind::lost, 0});
+      append(records, LostBody{n});
+    }
+    BlockHeader header{kBlockMagic, static_cast<std::uint32_t>(records.size()), blocks, 0};
+    header.crc = block_crc(header, records.data());
+    auto whole = bytes;
+    append(whole, header);
+    whole.insert(whole.end(), records.begin(), records.end());
+    return whole;
+  };
+  EXPECT_EQ(parse_flight_log(with_lost({3, 4}), "the.log").value_or_throw().lost, 7);
+  for (const std::vector<std::int64_t>& wrong :
+       {std::vector<std::int64_t>{kMost}, {-1}, {kMost / 4, kMost / 4}})
+    EXPECT_NE(error_of(with_lost(wrong)).message.find("lost: "), std::string::npos);
+}
+
 TEST_F(FlightLogTest, WhatIsNoFlightLogIsNamed) {
   EXPECT_EQ(read_flight_log("/no/such.cortexlog").error().code, ErrorCode::not_found);
   std::ofstream(path_) << "";
