@@ -7,7 +7,7 @@
 #include <set>
 
 #include "data/nwb.h"
-#include "data/target.h"
+#include "data/prepare.h"
 
 namespace cortex {
 namespace {
@@ -89,13 +89,10 @@ std::pair<std::vector<std::uint8_t>, std::string> hold_out(const SteppedRecordin
     mask[s] = stepped.observed[s] != 0 && (starts.empty() || held(s)) ? 1 : 0;
   if (labelled) return {mask, fmt::format("trials of split '{}'", options.split)};
   if (!starts.empty())
-    return {mask, fmt::format("the last fifth of the trials: none is in split '{}', and training "
-                              "may have seen them",
+    return {mask, fmt::format("the last fifth of the trials, since none is in split '{}'",
                               options.split)};
   keep_last(mask);
-  return {mask,
-          "the last fifth of the observed steps: the file has no trials, and training may "
-          "have seen them"};
+  return {mask, "the last fifth of the observed steps, since the file has no trials"};
 }
 
 /// The window that ends with each step of `ends`.
@@ -136,13 +133,15 @@ std::vector<std::size_t> sample_steps(const SteppedRecording& stepped,
 
 QuantizeData read_quantize_data(const ModelConfig& config, const QuantizeDataOptions& options) {
   Recording recording = read_nwb(options.nwb).value_or_throw();
-  (void)choose_target(recording, options.target).value_or_throw();
+  // As in training, so that no trial that was learned from is taken for one held back.
+  const auto said = prepare(recording, {.target = options.target}).value_or_throw();
   const SteppedRecording stepped = cut(recording, config, options);
   auto steps = static_cast<std::size_t>(stepped.steps());
   if (options.seconds > 0)
     steps = std::min(
         steps, static_cast<std::size_t>(std::llround(options.seconds * 1e3 / stepped.step_ms)));
   auto [held_out, means] = hold_out(stepped, recording, options);
+  if (said.size() > 1) means += "; " + said[1];
 
   QuantizeData data;
   data.held_out_means = std::move(means);

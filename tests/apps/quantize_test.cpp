@@ -9,6 +9,7 @@
 
 #include "data/nwb.h"
 #include "data/simulator.h"
+#include "data/split.h"
 #include "model/weights.h"
 #include "support/paths.h"
 #include "support/process.h"
@@ -128,10 +129,30 @@ TEST_F(CliQuantize, TheSameFilesGiveTheSameModel) {
   EXPECT_EQ(load_model(out_).value_or_throw().digest, digest);
 }
 
-TEST_F(CliQuantize, WithoutAHeldOutSplitTheLastFifthOfTheTrialsIsScoredAndThatIsSaid) {
+TEST_F(CliQuantize, WithoutASplitInTheFileTheTrialsAreScoredThatTrainingHoldsBack) {
   for (Trial& trial : recording_.trials) trial.split.clear();
   write_nwb(nwb_, recording_).value_or_throw();
   const Ran ran = cortex_run(command({"--json"}));
+  ASSERT_EQ(ran.code, 0) << ran.err;
+  const auto json = report(ran);
+  EXPECT_NE(std::string_view(json["held_out"]).find("'val'; no split in the file"),
+            std::string_view::npos)
+      << std::string_view(json["held_out"]);
+  const std::int64_t scored = json["scored"];
+  const double error = json["output_error"];
+  EXPECT_GT(scored, 0);
+  // As if the file named that split itself.
+  (void)assign_split(recording_, "").value_or_throw();
+  write_nwb(nwb_, recording_).value_or_throw();
+  const Ran named = cortex_run(command({"--json"}));
+  ASSERT_EQ(named.code, 0) << named.err;
+  const auto as_named = report(named);
+  EXPECT_EQ(std::int64_t(as_named["scored"]), scored);
+  EXPECT_EQ(double(as_named["output_error"]), error);
+}
+
+TEST_F(CliQuantize, WhereNoTrialIsInTheSplitThatIsAskedForTheLastFifthIsScored) {
+  const Ran ran = cortex_run(command({"--split", "nobody", "--json"}));
   ASSERT_EQ(ran.code, 0) << ran.err;
   const auto json = report(ran);
   EXPECT_NE(std::string_view(json["held_out"]).find("last fifth of the trials"),
