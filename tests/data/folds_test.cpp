@@ -112,7 +112,7 @@ TEST(KeptTrials, AreAsManyOfEachRecordingAsItsNumberSays) {
 
 TEST(Folds, BadInputIsNamed) {
   const std::vector<Recording> recordings = {recording_of(6, 1, 0.5)};
-  const auto refused = [&](FoldOptions options, int fold, const char* field) {
+  const auto refused = [&](const FoldOptions& options, int fold, const char* field) {
     const auto folded = fold_recordings(recordings, options, fold);
     ASSERT_FALSE(folded);
     EXPECT_EQ(folded.error().field, field) << folded.error().message;

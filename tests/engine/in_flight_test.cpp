@@ -12,8 +12,8 @@ class BatchesInFlight : public ::testing::Test {
  protected:
   /// A step of session 0 is a first batch; while that is held, `more` sessions' steps become the
   /// second. `in_first` and `in_second` happen as their forwards begin.
-  void run(VirtualEngine& engine, int more, std::function<void()> in_first,
-           std::function<void()> in_second) {
+  void run(VirtualEngine& engine, int more, const std::function<void()>& in_first,
+           const std::function<void()>& in_second) {
     for (int i = 0; i <= more; ++i) ids_.push_back(engine->open_session({}).value_or_throw().id);
     engine.hold_in_forward([&] { submit(engine, 0, 0); });
     for (int i = 1; i <= more; ++i) submit(engine, i, 0);
@@ -39,6 +39,7 @@ class BatchesInFlight : public ::testing::Test {
     VirtualEngine engine(file_);
     const SessionId id = engine->open_session({}).value_or_throw().id;
     std::vector<std::vector<float>> out;
+    out.reserve(static_cast<std::size_t>(steps));
     for (int n = 0; n < steps; ++n)
       out.push_back(engine->step({.session = id, .sequence = n, .events = events_of(session, n)})
                         .value_or_throw()
@@ -103,6 +104,7 @@ TEST_F(BatchesInFlight, EverySessionHasTheBitsThatItHasAlone) {
   const auto& kept = sink_.wait(kSessions * kSteps);
   std::vector<std::int64_t> next(kSessions, 0);
   std::vector<std::vector<std::vector<float>>> want;
+  want.reserve(kSessions);
   for (int i = 0; i < kSessions; ++i) want.push_back(alone(i, kSteps));
   for (const auto& k : kept) {
     const auto i = static_cast<std::size_t>(session_of(k));

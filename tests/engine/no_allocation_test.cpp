@@ -241,6 +241,7 @@ class NoAllocationOnSteps : public ::testing::Test {
   /// waiting at once; all but the first few are counted.
   void expect_no_allocation(Engine& engine, std::int64_t counted) {
     std::vector<SessionId> sessions;
+    sessions.reserve(kSessions);
     for (int i = 0; i < kSessions; ++i)
       sessions.push_back(engine.open_session({}).value_or_throw().id);
     // What a client sends is made before the counting.
@@ -363,9 +364,11 @@ TEST_F(NoAllocationOnSteps, ClientsThatSubmitAtOnceDoNotEither) {
   SKIP_WITHOUT_COUNTING();
   const auto engine = make_engine(file_, kSessions, 3);
   std::vector<SessionId> sessions;
+  sessions.reserve(kSessions);
   for (int i = 0; i < kSessions; ++i)
     sessions.push_back(engine->open_session({}).value_or_throw().id);
   std::vector<std::vector<Event>> events;
+  events.reserve(500);
   for (std::int64_t n = 0; n < 500; ++n) events.push_back(events_of(n));
   std::array<Tally, kSessions> tallies;
   std::atomic<int> ready{0};

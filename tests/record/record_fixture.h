@@ -56,6 +56,7 @@ inline ModelInfo small_model() {
 /// What a session's step n holds and is answered, as a function of n.
 inline std::vector<Event> events_at(std::int64_t n) {
   std::vector<Event> events;
+  events.reserve(5);
   for (int i = 0; i < n % 5; ++i) events.push_back({i % 3, 1 + i, 4 * n + i % 4});
   return events;
 }

@@ -25,6 +25,7 @@ namespace cortex::testing {
 inline pid_t start_program(std::vector<std::string> command,
                            const std::vector<std::string>& variables = {}) {
   std::vector<char*> argv;
+  argv.reserve(command.size() + 1);
   for (std::string& word : command) argv.push_back(word.data());
   argv.push_back(nullptr);
   const pid_t child = ::fork();
