@@ -35,13 +35,18 @@ if(CortexTorch_FOUND AND NOT TARGET Cortex::Torch)
   # Global: the tests link it too, from another folder.
   add_library(Cortex::Torch INTERFACE IMPORTED GLOBAL)
   set(_torch_libs ${CORTEX_LIB_torch} ${CORTEX_LIB_torch_cpu} ${CORTEX_LIB_c10})
+  # LibTorch as PyTorch publishes it exports parts of std::filesystem that were linked into it (issue
+  # 133437 of pytorch/pytorch). Unless libstdc++ is searched first, its remove_all() would run on
+  # LibTorch's iterators, whatever version those are of.
+  set(_torch_link_options "LINKER:--push-state,--no-as-needed,-lstdc++,--pop-state")
   if(CORTEX_LIB_torch_cuda AND CORTEX_LIB_c10_cuda)
     list(APPEND _torch_libs ${CORTEX_LIB_torch_cuda} ${CORTEX_LIB_c10_cuda})
     # No symbol of ours names the CUDA library; it registers its kernels when it is loaded.
-    set_target_properties(Cortex::Torch PROPERTIES INTERFACE_LINK_OPTIONS "LINKER:--no-as-needed")
+    list(APPEND _torch_link_options "LINKER:--no-as-needed")
   endif()
   set_target_properties(
     Cortex::Torch
     PROPERTIES INTERFACE_INCLUDE_DIRECTORIES "${CORTEX_TORCH_INCLUDE};${CORTEX_TORCH_API_INCLUDE}"
+               INTERFACE_LINK_OPTIONS "${_torch_link_options}"
                INTERFACE_LINK_LIBRARIES "${_torch_libs}")
 endif()

@@ -1,5 +1,7 @@
 #pragma once
 
+// From 1.12 on, addresses in the file are found in the older structures alone.
+#define H5_USE_110_API
 #include <hdf5.h>
 
 #include <mutex>

@@ -28,16 +28,18 @@ else()
   message(STATUS "Training on several ranks over Gloo is left out: gloo/context.h (libgloo-dev) or c10d's headers are absent")
 endif()
 
-# Of CUDA's toolkit, or of the packages beside a `torch` of Python's.
-file(GLOB _cuda_includes "${CORTEX_TORCH_INCLUDE}/../../nvidia/*/include")
-list(APPEND _cuda_includes ${CUDAToolkit_INCLUDE_DIRS} $ENV{CUDA_HOME}/include /usr/local/cuda/include)
+# Of CUDA's toolkit, or of the packages beside a `torch` of Python's. The toolkit's come first: a
+# package's cuda_runtime.h may lack crt/host_config.h, which it includes.
+file(GLOB _package_includes "${CORTEX_TORCH_INCLUDE}/../../nvidia/*/include")
+set(_cuda_includes ${CUDAToolkit_INCLUDE_DIRS} $ENV{CUDA_HOME}/include /usr/local/cuda/include
+                   ${_package_includes})
 set(_nccl_lacks "")
 if(NOT CORTEX_LIB_torch_cuda OR NOT CORTEX_LIB_c10_cuda)
   set(_nccl_lacks "LibTorch with CUDA")
 endif()
 set(_nccl_includes "")
-foreach(_header torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp nccl.h cuda_runtime_api.h cublas_v2.h
-                cublasLt.h cusparse.h cusolverDn.h)
+foreach(_header torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp crt/host_config.h cuda_runtime_api.h nccl.h
+                cublas_v2.h cublasLt.h cusparse.h cusolverDn.h)
   string(MAKE_C_IDENTIFIER "CORTEX_INCLUDE_OF_${_header}" _found)
   find_path(${_found} ${_header} HINTS ${CORTEX_TORCH_INCLUDE} ${_cuda_includes})
   mark_as_advanced(${_found})
