@@ -50,6 +50,11 @@ inline c10::intrusive_ptr<c10d::Store> connect(const RankEnvironment& environmen
   options.waitWorkers = first && !served;
   options.numWorkers = static_cast<std::size_t>(environment.ranks);
   options.timeout = timeout;
+  // As in PyTorch itself: not every LibTorch from 2.4 on was built with libuv.
+  const char* libuv = std::getenv("USE_LIBUV");
+  [&](auto& o) {
+    if constexpr (requires { o.useLibUV; }) o.useLibUV = !libuv || std::string_view(libuv) != "0";
+  }(options);
   // What an earlier attempt of torchrun's left is of no concern.
   const char* attempt = std::getenv("TORCHELASTIC_RESTART_COUNT");
   return c10::make_intrusive<c10d::PrefixStore>(
