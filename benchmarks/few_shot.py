@@ -102,22 +102,23 @@ def curves(runs):
             adapt = ["adapt", "--model", before, "--nwb", args.day, "--force", "--quiet", *chance,
                      "--trials", trials]
             if trials != "all":
-                runs.begin("adapted", trials, seed, [*adapt, "--iterations", args.adapt_iterations],
-                         after)
+                runs.begin("adapted", trials, seed,
+                           [*adapt, "--iterations", args.adapt_iterations], after)
             runs.begin("scratch", trials, seed, [*day, *chance, *some(trials)], runs.evaluated)
             runs.begin("fine-tuned", trials, seed,
-                     [*day, *chance, *some(trials), "--init", before, "--lr", "5e-4"],
-                     runs.evaluated)
+                       [*day, *chance, *some(trials), "--init", before, "--lr", "5e-4"],
+                       runs.evaluated)
             runs.begin("pretrained", trials, seed,
-                     [*day, *chance, *some(trials), "--init", spikes, "--lr", "1e-3"],
-                     runs.evaluated)
+                       [*day, *chance, *some(trials), "--init", spikes, "--lr", "1e-3"],
+                       runs.evaluated)
             few = ["--train-trials", f"0,{0 if trials == 'all' else trials}"]
             runs.begin("both days", trials, seed, [*both, *chance, *few], runs.evaluated)
             runs.begin("both days, pretrained", trials, seed,
                        [*both, *chance, *few, "--init", spikes, "--lr", "1e-3"], runs.evaluated)
-    runs.begin("as it is", 0, 1, ["adapt", "--model", before, "--nwb", args.day, "--force", "--quiet",
-                                "--trials", 1, "--iterations", 1],
-             lambda said, model: said["before_r2"])
+    runs.begin("as it is", 0, 1,
+               ["adapt", "--model", before, "--nwb", args.day, "--force", "--quiet", "--trials", 1,
+                "--iterations", 1],
+               lambda said, model: said["before_r2"])
     runs.wait()
 
 

@@ -77,8 +77,8 @@ def overhead(doc, table):
         "of what they got out of the server at most. Client and server share the machine's cores. "
         "Polling: --busy-poll-us; 0 is a server whose threads sleep, and must be woken, between two "
         "requests.\n",
-        table(["over", "polling", "clients", "requests/s", "p50 ours", "echo", "added", "target", "p99 ours",
-               "echo", "added", "target"], rows)]
+        table(["over", "polling", "clients", "requests/s", "p50 ours", "echo", "added", "target",
+               "p99 ours", "echo", "added", "target"], rows)]
 
 
 def windows(doc, table):

@@ -49,8 +49,9 @@ def run_case(args, where, reach, wire, busy_poll_us, clients, rate_hz):
                      "echo_us": statistics.median(r["echo_us"][q] for r in rounds),
                      "added_us": statistics.median(added), "added_least_us": min(added),
                      "added_most_us": max(added), "target_us": target[i]}
-    say(f"{where}, polling {busy_poll_us} us, {clients} at {rate_hz:.0f}/s: added p50 {result['p50']['added_us']:.1f} of "
-        f"{target[0]}, p99 {result['p99']['added_us']:.1f} of {target[1]} us")
+    say(f"{where}, polling {busy_poll_us} us, {clients} at {rate_hz:.0f}/s: added p50 "
+        f"{result['p50']['added_us']:.1f} of {target[0]}, p99 {result['p99']['added_us']:.1f} of "
+        f"{target[1]} us")
     return result
 
 

@@ -230,11 +230,10 @@ void Scheduler::push_step(const StepOffer& step, StepFlow& flow) {
 
 const FormedBatch& Scheduler::dispatched(TimeNs now) {
   // The device stood still though there was work: that is part of what work takes.
-  for (const Work& work : batch_.taken)
-    if (in_flight_.empty() && work.arrived <= finished_) {
-      cost_.paused(now - finished_);
-      break;
-    }
+  if (in_flight_.empty() &&
+      std::any_of(batch_.taken.begin(), batch_.taken.end(),
+                  [&](const Work& work) { return work.arrived <= finished_; }))
+    cost_.paused(now - finished_);
   if (batch_.taken.empty()) return batch_;
   busy_until_ = free_at(now) + batch_.predicted;
   in_flight_.push_back({static_cast<int>(batch_.taken.size()), batch_.keys, now, batch_.predicted});

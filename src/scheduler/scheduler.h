@@ -133,26 +133,6 @@ class Scheduler {
   double capacity_hz(int streams, TimeNs period) const;
 
  private:
-  /// The forecast of the waiting windows holds with `work` among them.
-  Verdict forecast(const Work& work, TimeNs now) const;
-  /// When the device has done what is in flight.
-  TimeNs free_at(TimeNs now) const { return in_flight_.empty() ? now : std::max(now, busy_until_); }
-  /// When it has also done the windows that it has begun.
-  TimeNs windows_start(TimeNs now) const;
-  /// When work that has no promise is due, so that it gets its share and no more.
-  TimeNs background_due(std::uint32_t tenant, TimeNs cost, TimeNs now);
-  /// What form_batch() left in batch_ is in flight.
-  const FormedBatch& dispatched(TimeNs now);
-  /// How much longer than alone windows take beside what sessions have reserved.
-  double stretch() const;
-
-  SchedulerOptions options_;
-  CostModel cost_;
-  Tenants tenants_;
-  WorkList windows_;
-  StepQueue steps_;
-  FormedBatch batch_;
-  FormedBatch begun_;
   struct Flight {
     int rows;
     std::int64_t keys;
@@ -173,6 +153,27 @@ class Scheduler {
     std::array<Flight, 2> flights_ = {};
     std::size_t count_ = 0;
   };
+
+  /// The forecast of the waiting windows holds with `work` among them.
+  Verdict forecast(const Work& work, TimeNs now) const;
+  /// When the device has done what is in flight.
+  TimeNs free_at(TimeNs now) const { return in_flight_.empty() ? now : std::max(now, busy_until_); }
+  /// When it has also done the windows that it has begun.
+  TimeNs windows_start(TimeNs now) const;
+  /// When work that has no promise is due, so that it gets its share and no more.
+  TimeNs background_due(std::uint32_t tenant, TimeNs cost, TimeNs now);
+  /// What form_batch() left in batch_ is in flight.
+  const FormedBatch& dispatched(TimeNs now);
+  /// How much longer than alone windows take beside what sessions have reserved.
+  double stretch() const;
+
+  SchedulerOptions options_;
+  CostModel cost_;
+  Tenants tenants_;
+  WorkList windows_;
+  StepQueue steps_;
+  FormedBatch batch_;
+  FormedBatch begun_;
   Flights in_flight_;
   TimeNs finished_ = -1;   // the last batch
   TimeNs busy_until_ = 0;  // predicted, of all in flight

@@ -8,6 +8,19 @@
 namespace cortex::testing {
 namespace {
 
+/// Of as many steps of a new session of each.
+void expect_same_bits(Engine& one, Engine& other, const ModelConfig& config, std::int64_t steps) {
+  const auto a = one.open_session({}).value_or_throw().id;
+  const auto b = other.open_session({}).value_or_throw().id;
+  std::mt19937_64 random(1);
+  for (std::int64_t n = 0; n < steps; ++n) {
+    const auto events = random_step(random, config, n, 6);
+    EXPECT_EQ(
+        one.step({.session = a, .sequence = n, .events = events}).value_or_throw().behavior,
+        other.step({.session = b, .sequence = n, .events = events}).value_or_throw().behavior);
+  }
+}
+
 TEST(EngineRealtime, EveryRightIsReportedAndARefusalIsNeverFatal) {
   const ModelConfig config = tiny_stream_config();
   const TemporaryModel file(lively_stream_model(config, 3));
@@ -27,15 +40,7 @@ TEST(EngineRealtime, EveryRightIsReportedAndARefusalIsNeverFatal) {
   EXPECT_EQ(what, (std::vector<std::string>{"core", "scheduler", "timer_slack", "stack", "prefault",
                                             "memory_lock"}));
   // The same bits, whatever was granted.
-  const auto a = plain->open_session({}).value_or_throw().id;
-  const auto b = engine->open_session({}).value_or_throw().id;
-  std::mt19937_64 random(1);
-  for (std::int64_t n = 0; n < 20; ++n) {
-    const auto events = random_step(random, config, n, 6);
-    EXPECT_EQ(
-        plain->step({.session = a, .sequence = n, .events = events}).value_or_throw().behavior,
-        engine->step({.session = b, .sequence = n, .events = events}).value_or_throw().behavior);
-  }
+  expect_same_bits(*plain, *engine, config, 20);
 }
 
 /// Processor time that an idle engine uses in the 150 ms after a step; milliseconds.
@@ -73,15 +78,7 @@ TEST(EngineRealtime, PollingChangesNoBitAndNoEngineWaitsForItsEnd) {
   const auto from = std::chrono::steady_clock::now();
   {
     const auto engine = Engine::create(options).value_or_throw();
-    const auto a = plain->open_session({}).value_or_throw().id;
-    const auto b = engine->open_session({}).value_or_throw().id;
-    std::mt19937_64 random(1);
-    for (std::int64_t n = 0; n < 200; ++n) {
-      const auto events = random_step(random, config, n, 6);
-      EXPECT_EQ(
-          plain->step({.session = a, .sequence = n, .events = events}).value_or_throw().behavior,
-          engine->step({.session = b, .sequence = n, .events = events}).value_or_throw().behavior);
-    }
+    expect_same_bits(*plain, *engine, config, 200);
   }
   EXPECT_LT(std::chrono::steady_clock::now() - from, std::chrono::seconds(20));
 
