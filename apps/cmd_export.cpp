@@ -41,9 +41,7 @@ void run_export(const ExportFlags& flags) {
   const record::FlightLog log = record::read_flight_log(flags.file).value_or_throw();
   const Recording recording = to_recording(log, choose(log, flags)).value_or_throw();
   write_nwb(flags.out, recording).value_or_throw();
-  if (log.cut) std::cout << fmt::format("the log was cut off: {}\n", *log.cut);
-  if (log.lost > 0)
-    std::cout << fmt::format("{} steps and answers were lost while it was recorded\n", log.lost);
+  for (const std::string& gap : log.gaps()) std::cout << gap << '\n';
   std::cout << recording.description << '\n';
   std::cout << fmt::format("{}: {} spikes of {} units, {} series\n", flags.out,
                            recording.spike_count(), recording.units.size(),

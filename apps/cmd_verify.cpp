@@ -52,6 +52,7 @@ std::string as_json(const FlightLog& log, const Engine& engine,
   w.key("replayed_on").value(engine.model().backend).key("same").value(same);
   w.key("blocks").value(log.blocks).key("lost").value(log.lost).key("cut");
   log.cut ? w.value(*log.cut) : w.null();
+  w.key("ended").value(log.ended);
   w.key("sessions").begin_array();
   for (const SessionVerdict& v : verdicts) {
     w.begin_object().key("session").value(std::uint64_t{v.session}).key("steps").value(v.steps);
@@ -92,11 +93,7 @@ void print_for_a_person(const FlightLog& log, const Engine& engine,
   if (engine.model().backend != log.model.backend)
     std::cout << fmt::format("replayed on {}: other bits are to be expected\n",
                              engine.model().backend);
-  if (log.cut)
-    std::cout << fmt::format("the log was cut off: {}; what came after its last sync is lost\n",
-                             *log.cut);
-  if (log.lost > 0)
-    std::cout << fmt::format("{} steps and answers were lost while it was recorded\n", log.lost);
+  for (const std::string& gap : log.gaps()) std::cout << gap << '\n';
   for (const SessionVerdict& verdict : verdicts) std::cout << as_line(verdict) << '\n';
 }
 

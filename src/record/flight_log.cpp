@@ -143,6 +143,7 @@ class Parser {
       throw Corrupt{fmt::format("{} bytes of {}", header.bytes, rest.size())};
     const auto body = rest.subspan(sizeof header, header.bytes - sizeof header);
     if (!about_ && header.kind != Kind::about) throw Corrupt{"it comes before the model's"};
+    if (log_.ended) throw Corrupt{"it comes after the log's end"};
     switch (header.kind) {
       case Kind::about:
         take_about(body);
@@ -161,6 +162,9 @@ class Parser {
         break;
       case Kind::lost:
         log_.lost = within(log_.lost + within(body_of<LostBody>(body).records, "lost"), "lost");
+        break;
+      case Kind::end:
+        log_.ended = true;
         break;
       default:
         throw Corrupt{fmt::format("kind {} is not known", static_cast<int>(header.kind))};
@@ -335,6 +339,19 @@ const RecordedSession* FlightLog::find(SessionId id) const {
   for (const RecordedSession& session : sessions)
     if (session.id == id) return &session;
   return nullptr;
+}
+
+std::vector<std::string> FlightLog::gaps() const {
+  std::vector<std::string> lines;
+  if (cut)
+    lines.push_back(fmt::format("the log was cut off: {}", *cut));
+  else if (!ended)
+    lines.push_back(
+        "the log has no end: its server was killed, its disk was full or it still runs");
+  if (!lines.empty()) lines.back() += "; what came after its last sync is not in it";
+  if (lost > 0)
+    lines.push_back(fmt::format("{} steps and answers were lost while it was recorded", lost));
+  return lines;
 }
 
 std::vector<Event> events_of(const RecordedStep& step) {

@@ -48,9 +48,12 @@ struct FlightLog {
   std::int64_t lost = 0;  ///< steps and answers that the recorder says are missing
   std::int64_t blocks = 0;
   std::optional<std::string> cut;  ///< where the log ends in the middle of a block; else nothing
+  bool ended = false;              ///< by itself; false: its server was killed, or writes it still
   std::shared_ptr<const void> memory;  ///< what the spans point into
 
   const RecordedSession* find(SessionId id) const;
+  /// What is known to be missing, for a person, a line each; empty: nothing is.
+  std::vector<std::string> gaps() const;
 };
 
 std::vector<Event> events_of(const RecordedStep& step);

@@ -12,8 +12,8 @@
 ///     block  = BlockHeader record*      synced before the next one is begun
 ///     record = RecordHeader body
 ///
-/// The first block begins with the record `about`. Bodies of `about`, `opened` and `closed` are
-/// JSON, padded with spaces.
+/// The first block begins with the record `about`; a log that ended by itself ends with the record
+/// `end`, which has no body. Bodies of `about`, `opened` and `closed` are JSON, padded with spaces.
 namespace cortex::record {
 
 inline constexpr char kFileMagic[8] = {'C', 'O', 'R', 'T', 'E', 'X', 'F', 'R'};
@@ -33,7 +33,7 @@ struct BlockHeader {
   std::uint32_t crc;     ///< CRC-32 of the header with 0 here, then of the records
 };
 
-enum class Kind : std::uint16_t { about = 1, opened, closed, step, answer, lost };
+enum class Kind : std::uint16_t { about = 1, opened, closed, step, answer, lost, end };
 
 struct RecordHeader {
   std::uint32_t bytes;  ///< header included, a multiple of 8

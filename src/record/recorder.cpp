@@ -173,6 +173,14 @@ void Recorder::run() {
   }
   lock.unlock();
   write_all();
+  if (!failing_) write_end();
+}
+
+void Recorder::write_end() {
+  block_.clear();
+  append(block_, Kind::end, {}, std::byte{0});
+  if (const auto written = file_.append(block_); !written)
+    log::error(fmt::format("{}: the log has no end", written.error().message));
 }
 
 void Recorder::write_all() {

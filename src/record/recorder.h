@@ -43,7 +43,7 @@ class Recorder {
   static Result<std::unique_ptr<Recorder>> create(const std::string& path, const ModelInfo& model,
                                                   const RecorderOptions& options,
                                                   RecorderCounters& counters);
-  /// Writes what is left.
+  /// Writes what is left, and that this is the end.
   ~Recorder();
   Recorder(const Recorder&) = delete;
   Recorder& operator=(const Recorder&) = delete;
@@ -64,6 +64,7 @@ class Recorder {
   void note(Kind kind, const std::string& json);
   void run();
   void write_all();
+  void write_end();
   /// One block of what there is before `end` in the ring; false: there is nothing, or no room on
   /// disk.
   bool write_block(std::uint64_t end);

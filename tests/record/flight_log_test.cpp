@@ -96,8 +96,7 @@ TEST_F(FlightLogTest, WhatWasRecordedIsReadBack) {
   ASSERT_EQ(log.model.outputs.size(), 3U);
   EXPECT_EQ(log.model.outputs[2].unit, "N");
   EXPECT_EQ(log.model.bins_per_step, 4);
-  EXPECT_FALSE(log.cut);
-  EXPECT_EQ(log.lost, 0);
+  EXPECT_EQ(log.gaps(), std::vector<std::string>{});
   ASSERT_EQ(log.sessions.size(), 1U);
   const RecordedSession& session = log.sessions[0];
   EXPECT_EQ(session.id, 5U);
@@ -137,12 +136,14 @@ TEST_F(FlightLogTest, AnAnswerMayStandBeforeItsStep) {
 }
 
 TEST_F(FlightLogTest, CutAtAnyByteItLosesTheBlockThatIsCutAndSaysSo) {
-  const auto bytes = several_blocks(3);
+  several_blocks(3);
+  const auto bytes = bytes_of_file(path_);
   const auto starts = block_starts(bytes);
-  ASSERT_GE(starts.size(), 5U) << "about, and at least three blocks";
+  ASSERT_GE(starts.size(), 6U) << "about, at least three blocks, and the end";
   const FlightLog whole = parse_flight_log(bytes, "the.log").value_or_throw();
   ASSERT_EQ(whole.sessions.size(), 2U);
   ASSERT_EQ(whole.sessions[0].steps.size(), 6U);
+  EXPECT_EQ(whole.gaps(), std::vector<std::string>{});
   std::size_t most = 0;
   for (std::size_t cut = 0; cut < bytes.size(); ++cut) {
     const auto log = parse_flight_log(std::span(bytes).first(cut), "the.log");
@@ -157,6 +158,8 @@ TEST_F(FlightLogTest, CutAtAnyByteItLosesTheBlockThatIsCutAndSaysSo) {
     EXPECT_EQ(log->blocks, whole_blocks) << cut;
     const bool at_an_edge = std::find(starts.begin(), starts.end(), cut) != starts.end();
     EXPECT_EQ(log->cut.has_value(), !at_an_edge) << cut;
+    ASSERT_EQ(log->gaps().size(), 1U) << cut;
+    EXPECT_NE(log->gaps()[0].find(at_an_edge ? "has no end" : "cut off: block"), std::string::npos);
     if (log->cut) {
       EXPECT_NE(log->cut->find("at byte " +
                                std::to_string(starts[static_cast<std::size_t>(whole_blocks)])),
@@ -166,7 +169,7 @@ TEST_F(FlightLogTest, CutAtAnyByteItLosesTheBlockThatIsCutAndSaysSo) {
     // What is there is what was written.
     for (std::size_t s = 0; s < log->sessions.size(); ++s) {
       const auto& steps = log->sessions[s].steps;
-      most = std::max(most, steps.size());
+      if (cut < starts[starts.size() - 2]) most = std::max(most, steps.size());
       for (std::size_t i = 0; i < steps.size(); ++i)
         EXPECT_EQ(events_of(steps[i]), events_at(static_cast<std::int64_t>(i)));
     }
@@ -227,6 +230,19 @@ TEST_F(FlightLogTest, ABlockThatIsMissingOrTwiceThereIsRefused) {
     for (const std::byte b : part(block)) twice.push_back(b);
   EXPECT_NE(error_of(twice).message.find("it says that it is block 1"), std::string::npos)
       << error_of(twice).message;
+}
+
+TEST_F(FlightLogTest, NothingFollowsTheEnd) {
+  several_blocks(1);
+  auto bytes = bytes_of_file(path_);
+  const auto blocks = static_cast<std::uint32_t>(block_starts(bytes).size() - 1);
+  const RecordHeader end{sizeof(RecordHeader), Kind::end, 0};
+  BlockHeader header{kBlockMagic, sizeof end, blocks, 0};
+  const std::span<const std::byte> record = std::as_bytes(std::span(&end, 1));
+  header.crc = block_crc(header, record.data());
+  for (const auto part : {std::as_bytes(std::span(&header, 1)), record})
+    bytes.insert(bytes.end(), part.begin(), part.end());
+  EXPECT_NE(error_of(bytes).message.find("it comes after the log's end"), std::string::npos);
 }
 
 TEST_F(FlightLogTest, RecordsThatMakeNoSenseAreRefusedThoughTheirBlockIsWhole) {

@@ -107,6 +107,7 @@ TEST_F(RecordedServer, KilledUnderLoadItsLogVerifiesUpToTheLastSync) {
   simdjson::dom::element report;
   ASSERT_EQ(parser.parse(verified.out).get(report), simdjson::SUCCESS) << verified.out;
   EXPECT_TRUE(bool(report["same"]));
+  EXPECT_FALSE(bool(report["ended"]));
   EXPECT_EQ(std::int64_t(report["lost"]), 0);
   for (const simdjson::dom::element session : report["sessions"].get_array()) {
     EXPECT_GT(std::int64_t(session["equal"]), 50);
@@ -178,6 +179,19 @@ TEST_F(RecordedServer, KilledUnderLoadItsLogVerifiesUpToTheLastSync) {
     ++row;
   }
   EXPECT_EQ(row, decoded->times_s.size());
+}
+
+TEST_F(RecordedServer, ALogHasAnEndOnceItsServerIsStopped) {
+  Process server(serve_command());
+  ASSERT_TRUE(server.says("cortex: serving ")) << server.err();
+  const Ran running = cortex({"verify", log_path()});
+  EXPECT_EQ(running.code, 0) << running.err;
+  EXPECT_NE(running.out.find("the log has no end"), std::string::npos) << running.out;
+  server.signal(SIGTERM);
+  EXPECT_EQ(server.wait().code, 0);
+  const Ran stopped = cortex({"verify", log_path()});
+  EXPECT_EQ(stopped.code, 0) << stopped.err;
+  EXPECT_EQ(stopped.out.find("the log has no end"), std::string::npos) << stopped.out;
 }
 
 TEST_F(RecordedServer, AnotherModelThanTheRecordedIsRefused) {
