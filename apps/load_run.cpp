@@ -65,13 +65,22 @@ void check_facts(LoadFacts& facts, const LoadOptions& options) {
   }
 }
 
+/// The seconds that count of a load that began at `begun`: less than asked for where it ended
+/// early, with nobody left to ask.
+double counted_s(TimeNs begun, const LoadOptions& options) {
+  const double ran_s = static_cast<double>(now() - begun) * 1e-9;
+  return std::clamp(ran_s - options.warmup_s, 0.0, options.seconds);
+}
+
 /// Runs `load` for the whole time; or by turns with its echo, each for the whole time.
 template <class Load>
 void run_turns(Load& load, Load* echo, LoadReport& report) {
   const LoadOptions& options = report.options;
   if (echo == nullptr) {
-    load.run(options.warmup_s + options.seconds, now() + nanoseconds(options.warmup_s),
+    const TimeNs begun = now();
+    load.run(options.warmup_s + options.seconds, begun + nanoseconds(options.warmup_s),
              report.tally);
+    report.seconds = counted_s(begun, options);
     return;
   }
   report.echo.emplace();
@@ -104,6 +113,7 @@ struct Generator {
 /// Each of `generators` with its sessions on a thread of its own, for the whole time.
 void run_side_by_side(std::vector<std::unique_ptr<Generator>>& generators, LoadReport& report) {
   const LoadOptions& options = report.options;
+  const TimeNs begun = now();
   std::vector<std::jthread> threads;
   for (const auto& g : generators) {
     g->tally.deadline_ns = report.tally.deadline_ns;
@@ -113,6 +123,7 @@ void run_side_by_side(std::vector<std::unique_ptr<Generator>>& generators, LoadR
     });
   }
   threads.clear();
+  report.seconds = counted_s(begun, options);
   for (const auto& g : generators) report.tally.add(g->tally);
 }
 

@@ -161,6 +161,7 @@ TEST_P(LoadOverWire, AServerThatDiesIsCountedAsLost) {
   EXPECT_EQ(report.lost_ports, report.ports);
   EXPECT_FALSE(report.lost_because.empty());
   EXPECT_LE(report.tally.answered, report.tally.offered);
+  EXPECT_LT(report.seconds, options.seconds) << "it ended with the last of them";
 }
 
 INSTANTIATE_TEST_SUITE_P(Wires, LoadOverWire,
