@@ -2,43 +2,26 @@
 #include <cortex/client.h>
 #include <gtest/gtest.h>
 
-#include <fstream>
-#include <sstream>
 #include <string>
 #include <vector>
 
 #include "support/process.h"
 #include "support/server_process.h"
+#include "support/settings.h"
 
 namespace cortex {
 namespace {
 
+using testing::contains;
 using testing::Ran;
 
-/// `cortex serve` with variables of the environment, NAME=VALUE each.
-Ran serve(std::vector<std::string> arguments, std::vector<std::string> variables = {}) {
-  std::vector<std::string> command = {"env"};
-  command.insert(command.end(), variables.begin(), variables.end());
-  command.insert(command.end(), {CORTEX_BINARY, "serve"});
-  command.insert(command.end(), arguments.begin(), arguments.end());
-  return testing::run(std::move(command));
-}
-
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
-
-class Configuration : public ::testing::Test {
+class Configuration : public testing::Settings {
  protected:
-  std::string file(const std::string& name, const std::string& text) const {
-    std::ofstream(folder_.file(name)) << text;
-    return folder_.file(name);
-  }
-  testing::TempDir folder_;
+  Configuration() : Settings({CORTEX_BINARY, "serve"}) {}
 };
 
 TEST_F(Configuration, PrintsEverySettingAndWhereItCameFrom) {
-  const Ran ran = serve({"--print-config"});
+  const Ran ran = run({"--print-config"});
   ASSERT_EQ(ran.code, 0) << ran.err;
   EXPECT_TRUE(ran.out.starts_with("[serve]\n")) << ran.out;
   EXPECT_TRUE(contains(ran.out, "\nport = 8080  # default\n")) << ran.out;
@@ -55,9 +38,9 @@ TEST_F(Configuration, LaterSourcesWinFileEnvironmentSetFlag) {
                                   "serve.max_batch = 2\nserve.max_sessions = 2\n"
                                   "serve.max_connections = 2\nserve.log_json = true\n");
   const Ran ran =
-      serve({"--print-config", "--config", first, "--config", second, "--set",
-             "serve.max_connections=4", "--set", "serve.max_events=4", "--max-events", "5"},
-            {"CORTEX_MAX_SESSIONS=3", "CORTEX_MAX_CONNECTIONS=3"});
+      run({"--print-config", "--config", first, "--config", second, "--set",
+           "serve.max_connections=4", "--set", "serve.max_events=4", "--max-events", "5"},
+          {"CORTEX_MAX_SESSIONS=3", "CORTEX_MAX_CONNECTIONS=3"});
   ASSERT_EQ(ran.code, 0) << ran.err;
   EXPECT_TRUE(contains(ran.out, "\nport = 1  # " + first + ":2\n")) << ran.out;
   EXPECT_TRUE(contains(ran.out, "\nmax_batch = 2  # " + second + ":1\n"));
@@ -69,17 +52,17 @@ TEST_F(Configuration, LaterSourcesWinFileEnvironmentSetFlag) {
 
 TEST_F(Configuration, ALogLevelIsKnownInAnyCase) {
   // What is wrong is found behind the level.
-  const Ran ran = serve({"--model", "identity", "--host", "192.0.2.1", "--log-level", "Warn"});
+  const Ran ran = run({"--model", "identity", "--host", "192.0.2.1", "--log-level", "Warn"});
   EXPECT_EQ(ran.code, 2) << ran.err;
   EXPECT_TRUE(contains(ran.err, "192.0.2.1 is not a loopback address")) << ran.err;
-  EXPECT_EQ(serve({"--model", "identity", "--log-level", "loud"}).code, 2);
+  EXPECT_EQ(run({"--model", "identity", "--log-level", "loud"}).code, 2);
 }
 
 TEST_F(Configuration, TheVariablesOfThePublishedServiceAreKnown) {
-  const Ran ran = serve({"--print-config"},
-                        {"CORTEX_CHECKPOINT=some.safetensors", "CORTEX_MAX_BATCH=32",
-                         "CORTEX_DEADLINE_MS=30", "CORTEX_DEVICE=cpu", "CORTEX_WARMUP_ITERS=3",
-                         "CORTEX_LOG_LEVEL=INFO", "CORTEX_OTEL_ENDPOINT=http://127.0.0.1:4318"});
+  const Ran ran = run({"--print-config"},
+                      {"CORTEX_CHECKPOINT=some.safetensors", "CORTEX_MAX_BATCH=32",
+                       "CORTEX_DEADLINE_MS=30", "CORTEX_DEVICE=cpu", "CORTEX_WARMUP_ITERS=3",
+                       "CORTEX_LOG_LEVEL=INFO", "CORTEX_OTEL_ENDPOINT=http://127.0.0.1:4318"});
   ASSERT_EQ(ran.code, 0) << ran.err;
   EXPECT_TRUE(
       contains(ran.out, "\nmodel = [\"some.safetensors\"]  # environment CORTEX_CHECKPOINT\n"))
@@ -94,41 +77,34 @@ TEST_F(Configuration, TheVariablesOfThePublishedServiceAreKnown) {
 
 TEST_F(Configuration, WhatIsPrintedIsReadBackAsTheSame) {
   const std::string strange = "a \"b\" \\ #c.safetensors";
-  const Ran once = serve({"--print-config", "--model", strange, "--model", "x=y", "--log-json",
-                          "--max-rate", ".5", "--log-level", "WARN"});
+  const Ran once = run({"--print-config", "--model", strange, "--model", "x=y", "--log-json",
+                        "--max-rate", ".5", "--log-level", "WARN"});
   ASSERT_EQ(once.code, 0) << once.err;
-  const Ran again = serve({"--print-config", "--config", file("printed.toml", once.out)});
+  const Ran again = run({"--print-config", "--config", file("printed.toml", once.out)});
   ASSERT_EQ(again.code, 0) << again.err;
-  const auto without_origins = [](const std::string& text) {
-    std::string kept;
-    std::istringstream lines(text);
-    for (std::string line; std::getline(lines, line);)
-      kept += line.substr(0, line.rfind("  #")) + "\n";
-    return kept;
-  };
   EXPECT_EQ(without_origins(again.out), without_origins(once.out));
   EXPECT_TRUE(contains(again.out, "max_rate = 0.5  #")) << again.out;
 }
 
 TEST_F(Configuration, AnUnknownKeyNamesTheNearestAndItsPlace) {
   const std::string path = file("rig.toml", "[serve]\nport = 8080\nmax_bach = 4\n");
-  const Ran ran = serve({"--print-config", "--config", path});
+  const Ran ran = run({"--print-config", "--config", path});
   EXPECT_EQ(ran.code, 2);
   EXPECT_TRUE(contains(ran.err, path + ":3: serve.max_bach is no setting of serve; the nearest is "
                                        "serve.max_batch"))
       << ran.err;
   const std::string bare = file("bare.toml", "prot = 1\n");
-  EXPECT_TRUE(contains(serve({"--config", bare}).err, bare + ":1: prot is no setting of serve; the "
-                                                             "nearest is serve.port"));
-  const Ran set = serve({"--set", "serve.prot=1"});
+  EXPECT_TRUE(contains(run({"--config", bare}).err, bare + ":1: prot is no setting of serve; the "
+                                                           "nearest is serve.port"));
+  const Ran set = run({"--set", "serve.prot=1"});
   EXPECT_EQ(set.code, 2);
   EXPECT_TRUE(contains(set.err, "--set: serve.prot is no setting")) << set.err;
-  EXPECT_TRUE(contains(serve({"--set", "serve.port"}).err, "say KEY=VALUE"));
+  EXPECT_TRUE(contains(run({"--set", "serve.port"}).err, "say KEY=VALUE"));
 }
 
 TEST_F(Configuration, AValueThatItsFlagDoesNotTakeNamesItsPlace) {
   const auto error = [&](const std::string& text) {
-    const Ran ran = serve({"--print-config", "--config", file("bad.toml", "[serve]\n" + text)});
+    const Ran ran = run({"--print-config", "--config", file("bad.toml", "[serve]\n" + text)});
     EXPECT_EQ(ran.code, 2) << text;
     return ran.err;
   };
@@ -142,8 +118,8 @@ TEST_F(Configuration, AValueThatItsFlagDoesNotTakeNamesItsPlace) {
   EXPECT_TRUE(contains(error("policy = 'lifo'"), "lifo")) << error("policy = 'lifo'");
   EXPECT_TRUE(contains(error("port = 2026-01-01"), place)) << error("port = 2026-01-01");
   EXPECT_TRUE(contains(error("port = "), "bad.toml:2: ")) << error("port = ");
-  EXPECT_TRUE(contains(serve({"--config", "/no/such.toml"}).err, "/no/such.toml: no such file"));
-  const Ran variable = serve({"--print-config"}, {"CORTEX_PORT=seventy"});
+  EXPECT_TRUE(contains(run({"--config", "/no/such.toml"}).err, "/no/such.toml: no such file"));
+  const Ran variable = run({"--print-config"}, {"CORTEX_PORT=seventy"});
   EXPECT_EQ(variable.code, 2);
   EXPECT_TRUE(contains(variable.err, "environment CORTEX_PORT")) << variable.err;
 }
@@ -152,13 +128,13 @@ TEST_F(Configuration, SectionsOfTrainingArePassedOver) {
   const std::string path = file("lab.toml",
                                 "[model]\npreset = 'stream-s'\n[data]\nnwb = ['a.nwb']\n"
                                 "[training]\nlr = 1e-3\n[serve]\nport = 9\n");
-  const Ran ran = serve({"--print-config", "--config", path});
+  const Ran ran = run({"--print-config", "--config", path});
   EXPECT_EQ(ran.code, 0) << ran.err;
   EXPECT_TRUE(contains(ran.out, "\nport = 9  #")) << ran.out;
 }
 
 TEST_F(Configuration, ASlipInAVariableIsPointedOut) {
-  const Ran ran = serve({"--print-config"}, {"CORTEX_MAX_BACH=4", "CORTEX_SOMETHING_ELSE=1"});
+  const Ran ran = run({"--print-config"}, {"CORTEX_MAX_BACH=4", "CORTEX_SOMETHING_ELSE=1"});
   EXPECT_EQ(ran.code, 0);
   EXPECT_TRUE(contains(ran.err,
                        "CORTEX_MAX_BACH in the environment is no setting: is "
@@ -168,7 +144,7 @@ TEST_F(Configuration, ASlipInAVariableIsPointedOut) {
 }
 
 TEST_F(Configuration, HelpIsHelpWhateverTheEnvironmentHolds) {
-  const Ran ran = serve({"--help"}, {"CORTEX_PORT=seventy"});
+  const Ran ran = run({"--help"}, {"CORTEX_PORT=seventy"});
   EXPECT_EQ(ran.code, 0) << ran.err;
   EXPECT_TRUE(contains(ran.out, "--print-config"));
   // Other commands have no such settings.
@@ -177,7 +153,7 @@ TEST_F(Configuration, HelpIsHelpWhateverTheEnvironmentHolds) {
 
 TEST_F(Configuration, WhatIsNeededMayComeFromAFile) {
   const std::string path = file("rig.toml", "[serve]\nmodel = ['/no/such.safetensors']\n");
-  const Ran ran = serve({"--config", path});
+  const Ran ran = run({"--config", path});
   EXPECT_EQ(ran.code, 2);
   EXPECT_TRUE(contains(ran.err, "no such file: /no/such.safetensors")) << ran.err;
 }
