@@ -87,10 +87,12 @@ void run_turns(Load& load, Load* echo, LoadReport& report) {
   LoadTally warm;
   load.run(options.warmup_s, now(), warm);
   echo->run(options.warmup_s, now(), warm);
-  for (double left = options.seconds; left > 0; left -= kTurnS) {
+  double left = options.seconds;
+  while (left > 0) {
     const double turn = std::min(left, kTurnS);
     load.run(turn, now(), report.tally);
     echo->run(turn, now(), *report.echo);
+    left -= kTurnS;
   }
 }
 
