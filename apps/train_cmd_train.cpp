@@ -67,8 +67,9 @@ void add_learning_flags(CLI::App& command, train::TrainOptions& o) {
   flag("--ema", o.ema, "Decay of the averaged weights, which are evaluated and exported");
   flag("--unit-dropout", o.unit_dropout, "Largest share of units that a crop silences");
   flag("--thinning", o.thinning, "Largest share of a crop's spikes to drop");
-  flag("--fresh-starts", o.fresh_starts,
-       "Share of crops that are scored from their first step on; default: 0.5 (stream), 0 (window)");
+  flag(
+      "--fresh-starts", o.fresh_starts,
+      "Share of crops that are scored from their first step on; default: 0.5 (stream), 0 (window)");
   flag("--warmup-iterations", o.warmup_iterations, "Linear rise of the learning rate");
 }
 
