@@ -60,6 +60,10 @@ void add_compare(CLI::App& app) {
   command->add_option("--lags", o.lags, "Ridge: steps of counts")->capture_default_str();
   command->add_option("--minutes", o.training.minutes, "Of every network, a fold");
   command->add_option("--iterations", o.training.iterations, "Or updates (default 3000)");
+  command
+      ->add_option("--crop-steps", o.training.crop_steps,
+                   "Of every network: steps of a crop, warm-up included; 0: by the model")
+      ->capture_default_str();
   command->add_option("--eval-every", o.training.eval_every, "Updates between points of a curve")
       ->capture_default_str();
   command->add_option("--seed", o.training.seed, "Of every network")->capture_default_str();

@@ -36,7 +36,8 @@ void add_pretrain(CLI::App& app) {
   train::TrainOptions& o = *options;
   // What is hidden varies the input already.
   o.unit_dropout = o.thinning = 0;
-  command->add_option("--preset", o.preset, "stream-nano|xs|s|m")->capture_default_str();
+  o.fresh_starts = 0;
+  command->add_option("--preset", o.preset, "stream-nano|deep|xs|s|m")->capture_default_str();
   add_data_flags(*command, o.data, true);
   add_run_flags(*command, o);
   command->add_option("--mask-units", hiding->units, "Share of units that a crop hides throughout")

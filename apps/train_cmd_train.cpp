@@ -67,6 +67,9 @@ void add_learning_flags(CLI::App& command, train::TrainOptions& o) {
   flag("--ema", o.ema, "Decay of the averaged weights, which are evaluated and exported");
   flag("--unit-dropout", o.unit_dropout, "Largest share of units that a crop silences");
   flag("--thinning", o.thinning, "Largest share of a crop's spikes to drop");
+  flag(
+      "--fresh-starts", o.fresh_starts,
+      "Share of crops that are scored from their first step on; default: 0.5 (stream), 0 (window)");
   flag("--warmup-iterations", o.warmup_iterations, "Linear rise of the learning rate");
 }
 
@@ -124,7 +127,7 @@ void add_train(CLI::App& app) {
   train::TrainOptions& o = *options;
   command
       ->add_option("--preset", o.preset,
-                   "stream-nano|xs|s|m, cortex-xs|s|m, or a baseline: gru, transformer, possm")
+                   "stream-nano|deep|xs|s|m, cortex-xs|s|m, or a baseline: gru, transformer, possm")
       ->capture_default_str()
       ->group(kModel);
   add_data_flags(*command, o.data, true);

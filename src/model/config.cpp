@@ -27,6 +27,7 @@ constexpr const char* kKinds[] = {"window", "stream", "ridge", "kalman"};
 constexpr int kMostLags = 256;
 
 constexpr Preset kPresets[] = {{"stream-nano", ModelKind::stream, 128, 4, 4, 1},
+                               {"stream-deep", ModelKind::stream, 128, 12, 4, 1},
                                {"stream-xs", ModelKind::stream, 256, 5, 4, 4},
                                {"stream-s", ModelKind::stream, 512, 7, 8, 4},
                                {"stream-m", ModelKind::stream, 768, 11, 12, 4},

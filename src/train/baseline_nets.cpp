@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <torch/version.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -26,6 +27,14 @@ void gru_specs(const ModelConfig& c, std::int64_t inputs, std::vector<TensorSpec
   }
 }
 
+#if TORCH_VERSION_MAJOR >= 2
+/// cuDNN would like its own order of weights, and says so at every call.
+class Unsaid final : public c10::WarningHandler {
+ public:
+  void process(const c10::Warning&) override {}
+};
+#endif
+
 /// A recurrent network over one row of inputs a step.
 class RecurrentNet : public Network {
  public:
@@ -42,6 +51,10 @@ class RecurrentNet : public Network {
     const torch::Tensor before = torch::zeros({c.layers, batch.crops, c.dim}, in.options());
     // Without dropout both modes compute the same, but cuDNN keeps what a gradient needs in one.
     const bool train = torch::GradMode::is_enabled();
+#if TORCH_VERSION_MAJOR >= 2
+    Unsaid unsaid;
+    const c10::WarningUtils::WarningHandlerGuard guard(&unsaid);
+#endif
     const torch::Tensor out =
         std::get<0>(torch::gru(in, before, weights, true, c.layers, 0.0, train, false, true));
     return torch::linear(out, params_.at("head.weight"), params_.at("head.bias"));

@@ -297,6 +297,7 @@ std::string compare_json(const CompareReport& report, const CompareOptions& opti
   w.key("step_ms").value(report.step_ms).key("revision").value(source_revision());
   w.key("minutes").value(options.training.minutes);
   w.key("iterations").value(options.training.iterations);
+  w.key("crop_steps").value(options.training.crop_steps);
   w.key("resamples").value(options.resamples).key("best_baseline").value(report.best_baseline);
   w.key("models").begin_array();
   for (const CompareRow& row : report.rows) {

@@ -78,10 +78,11 @@ void append_crop(CropBatch& batch, const Timeline& timeline, const Crop& crop, s
   }
   HiddenCells cells(timeline, augmentation, bins, hiding);
   const double lose = augmentation.thinning > 0 ? augmentation.thinning * random.uniform() : 0;
+  const bool fresh = augmentation.fresh_starts > 0 && random.uniform() < augmentation.fresh_starts;
   for (std::int64_t i = 0; i < batch.steps; ++i) {
     const std::int64_t s = crop.start + i;
     const bool inside = s < part.steps();
-    const bool scored = inside && i >= warmup && part.mask[s];
+    const bool scored = inside && (fresh || i >= warmup) && part.mask[s];
     cells.next_step(batch, scored);
     if (inside)
       for (std::int64_t k = part.indptr[s]; k < part.indptr[s + 1]; ++k) {

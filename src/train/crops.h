@@ -32,6 +32,9 @@ struct Augmentation {
   /// fixed chance would make the whole population, which is what is decoded later, a rare sight.
   double unit_dropout = 0;
   double thinning = 0;  ///< and loses each spike with a chance drawn from [0, thinning]
+  /// Chance that a crop is scored from its first step on: nothing is known before, as when a
+  /// session begins.
+  double fresh_starts = 0;
   /// A crop hides each unit throughout with this chance, held-out units always, ...
   double hide_units = 0;
   double hide_bins = 0;  ///< ... and each (unit, bin) that is left with this one.
@@ -65,8 +68,9 @@ class CropSampler {
   std::vector<std::int64_t> weight_;  // [positions] cumulative scored steps
 };
 
-/// Packs crops; the first `warmup` steps of each are never scored. `first`: how many crops of the
-/// iteration come before these, so that each is varied as it would be in the whole batch.
+/// Packs crops; the first `warmup` steps of each are not scored but in a fresh start. `first`: how
+/// many crops of the iteration come before these, so that each is varied as it would be in the
+/// whole batch.
 CropBatch pack_crops(const Timeline& timeline, const std::vector<Crop>& crops, std::int64_t length,
                      std::int64_t warmup, const Augmentation& augmentation, std::uint64_t seed,
                      std::uint64_t iteration, std::uint64_t first = 0);

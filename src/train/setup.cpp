@@ -45,6 +45,7 @@ Result<void> check_options(const TrainOptions& o) {
         at_least("bin-ms", o.data.bin_ms, 1e-3), at_least("step-ms", o.data.step_ms, 1e-3),
         fraction("mask-units", o.hiding ? o.hiding->units : 0),
         fraction("mask-bins", o.hiding ? o.hiding->bins : 0),
+        fraction("fresh-starts", o.fresh_starts.value_or(0)),
         fraction("unit-dropout", o.unit_dropout), fraction("thinning", o.thinning),
         fraction("ema", o.ema)})
     if (e) return *e;
@@ -158,6 +159,8 @@ TrainOptions resolve(const TrainOptions& options, const ModelConfig& c) {
   if (o.batch == 0) o.batch = stream ? 16 : 4;
   if (o.crop_steps == 0)
     o.crop_steps = stream ? c.window_steps + 30 : (c.window_bins + per_step - 1) / per_step + 8;
+  // Each scored step of a window decoder costs a whole window.
+  if (!o.fresh_starts) o.fresh_starts = stream ? 0.5 : 0.0;
   if (o.run_dir.empty()) o.run_dir = o.out + ".run";
   return o;
 }
@@ -171,15 +174,16 @@ std::string fingerprint(const TrainOptions& o, const ModelConfig& config, const 
   return fmt::format(
       "preset={} dim={} layers={} heads={} latents={} buckets={} receptive={} window={} bins={} "
       "reach={} tensors={:016x} bin_ms={} step_ms={} offset={} iterations={} minutes={} seed={} "
-      "batch={} crop={} lr={:a} wd={:a} clip={:a} ema={:a} dropout={:a} thinning={:a} warmup={} "
+      "batch={} crop={} lr={:a} wd={:a} clip={:a} ema={:a} dropout={:a} thinning={:a} fresh={:a} "
+      "warmup={} "
       "eval={} val={} bf16={} float64={} learn={} init={} rows={} accumulate={} select={} "
       "hide={:a},{:a} device={} data={}",
       o.preset, config.dim, config.layers, config.heads, config.latents, config.value_buckets,
       config.receptive_steps, config.window_steps, config.window_bins, config.receptive_ms,
       std::hash<std::string>{}(shape), o.data.bin_ms, o.data.step_ms, config.target_offset_ms,
       o.iterations, o.minutes, o.seed, o.batch, o.crop_steps, o.lr, o.weight_decay, o.clip, o.ema,
-      o.unit_dropout, o.thinning, o.warmup_iterations, o.eval_every, o.data.val_split, o.bf16,
-      o.float64, o.learn, o.init, o.init_rows, o.accumulate, o.select,
+      o.unit_dropout, o.thinning, *o.fresh_starts, o.warmup_iterations, o.eval_every,
+      o.data.val_split, o.bf16, o.float64, o.learn, o.init, o.init_rows, o.accumulate, o.select,
       o.hiding ? o.hiding->units : 0.0, o.hiding ? o.hiding->bins : 0.0, device, timeline.digest);
 }
 

@@ -50,6 +50,7 @@ void write_options(JsonWriter& w, const TrainOptions& o) {
   w.key("crop_steps").value(o.crop_steps).key("lr").value(o.lr);
   w.key("weight_decay").value(o.weight_decay).key("clip").value(o.clip).key("ema").value(o.ema);
   w.key("unit_dropout").value(o.unit_dropout).key("thinning").value(o.thinning);
+  if (o.fresh_starts) w.key("fresh_starts").value(*o.fresh_starts);
   w.key("warmup_iterations").value(o.warmup_iterations).key("bf16").value(o.bf16);
   w.key("learn").value(o.learn).key("train_trials").begin_array();
   for (const std::int64_t trials : o.train_trials) w.value(trials);

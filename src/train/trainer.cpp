@@ -59,7 +59,9 @@ class Run {
         mean_t_(torch::tensor(mean_).to(learner_->flat().options())),
         std_t_(torch::tensor(std_).to(learner_->flat().options())),
         events_(in_run("events.out.tfevents.cortex")) {
-    augmentation_ = {.unit_dropout = options.unit_dropout, .thinning = options.thinning};
+    augmentation_ = {.unit_dropout = options.unit_dropout,
+                     .thinning = options.thinning,
+                     .fresh_starts = *options.fresh_starts};
     if (options.hiding) {
       augmentation_.hide_units = options.hiding->units;
       augmentation_.hide_bins = options.hiding->bins;

@@ -89,7 +89,8 @@ struct TrainOptions {
   double clip = 1.0;
   double ema = 0.999;
   double unit_dropout = 0.6;
-  double thinning = 0.1;
+  double thinning = 0.4;
+  std::optional<double> fresh_starts;  ///< default: by the kind of model
   std::int64_t warmup_iterations = 100;
   std::int64_t eval_every = 250;
   std::int64_t checkpoint_every = 100;

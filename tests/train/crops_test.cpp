@@ -95,6 +95,33 @@ TEST(Crops, DropoutSilencesWholeUnitsAndThinningSpikes) {
   EXPECT_NEAR(count({0, 0.4}) / all, 0.8, 0.1);
 }
 
+TEST(Crops, AFreshStartIsScoredFromItsFirstStep) {
+  const Timeline timeline = training();
+  const CropSampler sampler = *CropSampler::create(timeline, kLength, kWarmup);
+  const auto crops = sampler.draw(1, 1, 400);
+  const auto fresh = [&](double chance) {
+    const CropBatch batch =
+        pack_crops(timeline, crops, kLength, kWarmup, {.fresh_starts = chance}, 1, 1);
+    EXPECT_EQ(batch.scored, std::count(batch.mask.begin(), batch.mask.end(), 1));
+    int count = 0;
+    for (std::size_t crop = 0; crop < crops.size(); ++crop) {
+      const TimelinePart& part = timeline.parts[crops[crop].part];
+      const auto* mask = batch.mask.data() + crop * kLength;
+      const bool any = std::any_of(mask, mask + kWarmup, [](auto m) { return m != 0; });
+      count += any;
+      // Where one is scored, all are that may be.
+      for (std::int64_t i = 0; any && i < kWarmup; ++i)
+        EXPECT_EQ(mask[i], part.mask[crops[crop].start + i]);
+    }
+    return count;
+  };
+  EXPECT_EQ(fresh(0), 0);
+  // Some crops begin outside every trial.
+  const int all = fresh(0.999999);
+  EXPECT_GT(all, 200);
+  EXPECT_NEAR(fresh(0.5), all / 2.0, all / 8.0);
+}
+
 TEST(Crops, BothRecordingsAreDrawnFrom) {
   const Timeline timeline = training();
   const CropSampler sampler = *CropSampler::create(timeline, kLength, kWarmup);
