@@ -17,6 +17,7 @@ from render import table
 PRECISIONS = ("fp32", "bf16", "int8")
 THREADS = 2
 EVICTED_MB = 60
+BASELINES = ("ridge", "kalman", "gru", "transformer", "possm")
 
 
 class Results:
@@ -107,6 +108,10 @@ def accuracy(results):
         [f"`stream-nano`, {small['precision']}", f"{small['r2_after']:.3f}", "",
          f"{small['file_bytes_after'] / 1e6:.2f} MB"],
     ]
+    folds = results.load("folds_center_out_98.json")
+    everyone = [[r["model"] if r["model"] in BASELINES else f"`{r['model']}`", f"{r['r2']:.3f}",
+                 f"{r['r2_reset_each_trial']:.3f}", f"{r['parameters'] / 1e6:.2f} M"]
+                for r in folds["results"]]
     return [
         "## Accuracy\n",
         f"R² of hand velocity, one continuous stream, on {real['recording']}. "
@@ -116,6 +121,9 @@ def accuracy(results):
         f"{small['r2_after']:.5f}: {results.link('quantized_center_out_98.json')}. Served over a "
         f"socket the same stream took {ms(replay['latency_us']['p50'])} ms at the median and "
         f"{ms(replay['latency_us']['max'])} ms at worst over {replay['steps']:,} steps.\n",
+        f"R² of {folds['recording']}: {folds['protocol']}. "
+        + results.source("folds_center_out_98.json", folds),
+        table(["decoder", "R²", "with a reset at each trial", "parameters"], everyone),
         f"On {len(sessions)} simulated sessions that it never saw the committed `stream-nano` has "
         f"{min(sessions):.3f} to {max(sessions):.3f}, a ridge {min(ridges):.3f} to "
         f"{max(ridges):.3f}. " + results.source("demo_model.json", demo),
@@ -131,7 +139,7 @@ def render(results):
         "a time and costs all of it each time.\n"
         "- **How large.** Begin with `stream-nano`. Take the next one where more data makes it "
         "better on trials held back (`cortex-train compare --folds`), not because there is time "
-        "for it.\n"
+        "for it; for accuracy alone, and with a GPU to train on, `stream-deep`.\n"
         "- **Which precision.** `cortex quantize` says what int8 costs on your own recording; take "
         "it unless it says too much. bf16 needs no calibration.\n"
         "- **How many trials.** No result here says how many trials a new rig needs; "
