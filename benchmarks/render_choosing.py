@@ -110,7 +110,7 @@ def accuracy(results):
     ]
     folds = results.load("folds_center_out_98.json")
     everyone = [[r["model"] if r["model"] in BASELINES else f"`{r['model']}`", f"{r['r2']:.3f}",
-                 f"{r['r2_reset_each_trial']:.3f}", f"{r['parameters'] / 1e6:.2f} M"]
+                 f"{r['r2_reset_each_trial']:.3f}", f"{r['parameters']:,}"]
                 for r in folds["results"]]
     return [
         "## Accuracy\n",
