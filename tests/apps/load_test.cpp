@@ -2,16 +2,23 @@
 #include <simdjson.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <csignal>
 #include <filesystem>
 #include <fstream>
+#include <initializer_list>
+#include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
+#include "load_poller.h"
 #include "load_run.h"
+#include "load_sessions.h"
+#include "load_windows.h"
 #include "support/server_process.h"
 
 namespace cortex::testing {
@@ -196,6 +203,102 @@ TEST(Load, AStallCountsForEveryRequestThatWasDueInIt) {
   EXPECT_LT(static_cast<double>(report.tally.from_sent.quantile_ns(1 - 90.0 / 750)), stalled);
 }
 
+TEST(Load, AConnectionThatTheServerClosedBetweenTwoWindowsIsOpenedAnew) {
+  const auto server = serve("identity-window", {"--read-timeout", "0.2", "--idle-timeout", "0.2"});
+  const auto path = std::filesystem::temp_directory_path() / "cortex_load_gaps.txt";
+  std::ofstream(path) << "0.01\n0.8\n0.8\n1.6\n";
+  LoadOptions options = over_wire(server.url(), Wire::http);
+  options.arrivals = Arrivals::trace;
+  options.trace = path.string();
+  options.connections = 3;
+  options.seconds = 1.7;
+  options.warmup_s = 0;
+  const LoadReport report = run_load(options);
+  EXPECT_EQ(report.tally.answered, 4);
+  EXPECT_EQ(report.tally.lost, 0);
+  EXPECT_EQ(report.lost_ports, 0) << report.lost_because;
+  std::filesystem::remove(path);
+}
+
+/// Answers at once, or never.
+struct FakePort final : LoadPort {
+  explicit FakePort(bool has_answers) : answers(has_answers) {}
+  void send(const LoadRequest& request) override {
+    ++sent;
+    if (answers) on_reply({.sequence = request.sequence, .behavior = behavior});
+  }
+  void close() override { closed = true; }
+
+  bool answers;
+  std::array<float, 2> behavior = {};
+  int sent = 0;
+  bool closed = false;
+};
+
+class LoadOnFakes : public ::testing::Test {
+ protected:
+  LoadOnFakes() {
+    facts_.units = 8;
+    facts_.bins = 30;
+    facts_.max_events = 64;
+    facts_.outputs = 2;
+    options_.windows = true;
+    options_.rate_hz = 1000;
+  }
+  std::vector<std::unique_ptr<LoadPort>> ports(std::initializer_list<bool> which_answer) {
+    std::vector<std::unique_ptr<LoadPort>> made;
+    for (const bool answers : which_answer) {
+      auto port = std::make_unique<FakePort>(answers);
+      fakes_.push_back(port.get());
+      made.push_back(std::move(port));
+    }
+    return made;
+  }
+
+  LoadFacts facts_;
+  LoadOptions options_;
+  LoadPoller poller_;
+  LoadTally tally_;
+  std::vector<FakePort*> fakes_;
+};
+
+TEST_F(LoadOnFakes, ConnectionsTakeTurns) {
+  LoadEvents events(facts_, options_);
+  WindowLoad load(poller_, ports({true, true, true}), events, options_, {});
+  load.run({.seconds = 0.1, .drain_s = 1}, tally_);
+  ASSERT_GT(tally_.answered, 10);
+  for (const FakePort* fake : fakes_)
+    EXPECT_NEAR(fake->sent, static_cast<double>(tally_.answered) / 3, 1);
+}
+
+TEST_F(LoadOnFakes, AWindowThatWaitsWhenTheLoadIsOverIsUnansweredAndNotLost) {
+  LoadEvents events(facts_, options_);
+  WindowLoad load(poller_, ports({false}), events, options_, {});
+  load.run({.seconds = 0.1, .drain_s = 0.05}, tally_);
+  EXPECT_EQ(tally_.answered, 0);
+  EXPECT_GT(tally_.unanswered, 1) << "one was sent, the others waited";
+  EXPECT_EQ(tally_.unanswered, tally_.offered);
+  EXPECT_EQ(tally_.lost, 0);
+  EXPECT_EQ(load.lost_connections(), 0);
+  fakes_[0]->on_reply({});  // too late to count, or to be a fault
+  EXPECT_EQ(load.lost_connections(), 0);
+}
+
+TEST_F(LoadOnFakes, ASessionThatIsBehindWhenTheLoadIsOverIsUnansweredAndNotLost) {
+  LoadEvents events(facts_, options_);
+  constexpr TimeNs kPeriod = 10'000'000;
+  SessionLoad load(poller_, ports({true, false}), events, {.first = 0, .all = 2}, kPeriod, 2,
+                   false);
+  load.run({.seconds = 0.1, .drain_s = 0.05}, tally_);
+  EXPECT_EQ(tally_.answered, fakes_[0]->sent);
+  EXPECT_EQ(tally_.unanswered, fakes_[1]->sent);
+  EXPECT_GT(tally_.unanswered, 0);
+  EXPECT_EQ(tally_.lost, 0);
+  EXPECT_EQ(load.lost_sessions(), 0);
+  fakes_[1]->on_reply({});
+  EXPECT_EQ(load.lost_sessions(), 0);
+}
+
 TEST(Load, WindowsArriveAtTheTimesOfATrace) {
   const auto path = std::filesystem::temp_directory_path() / "cortex_load_trace.txt";
   std::ofstream(path) << "0.01\n0.01\n0.05\n0.2\n9.5\n";
@@ -316,6 +419,25 @@ TEST_F(Verify, AnotherModelIsRefused) {
   EXPECT_THROW(verify(), Exception);
 }
 
+TEST(LoadReport, IsServedByAnswersAndByRefusalsForADeadlineOrALimit) {
+  LoadReport report;
+  report.tally.offered = 3;
+  report.tally.lost = 1;
+  report.tally.unanswered = 1;
+  report.tally.errors["invalid_argument"] = 1;
+  EXPECT_FALSE(report.was_served());
+  for (const char* code : {"deadline_exceeded", "resource_exhausted"}) {
+    LoadReport refused = report;
+    refused.tally.errors[code] = 1;
+    EXPECT_TRUE(refused.was_served()) << code;
+  }
+  LoadReport withheld = report;
+  withheld.tally.withheld = 1;
+  EXPECT_TRUE(withheld.was_served());
+  report.tally.answered = 1;
+  EXPECT_TRUE(report.was_served());
+}
+
 TEST(LoadReport, IsOneJsonObjectWithWhatTheTextSays) {
   LoadOptions options = in_process("identity");
   options.verify = "identity";
@@ -361,6 +483,14 @@ TEST(LoadCommand, FailuresExitWith1) {
   EXPECT_EQ(run("--url http://127.0.0.1:1"), 1);
   EXPECT_EQ(run("--model identity-window"), 1) << "a window model has no sessions";
   EXPECT_EQ(run("--model nowhere.safetensors"), 1);
+}
+
+TEST(LoadCommand, ALoadThatMissesEveryDeadlineExitsWith0) {
+  const std::string flags =
+      "--model identity-window --windows --rate 100 --seconds 0.2 --warmup 0 ";
+  EXPECT_EQ(run(flags + "--deadline-ms 0.000001"), 0) << "each is refused";
+  EXPECT_EQ(run("--model identity --seconds 0.2 --warmup 0 --deadline-ms 0.000001"), 0)
+      << "each is withheld";
 }
 
 TEST(LoadCommand, AGoodLoadExitsWith0) {
