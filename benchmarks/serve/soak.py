@@ -41,7 +41,7 @@ def main():
             f"{args.share:.0%}, for {args.seconds:g} s")
         if sessions > args.max_sessions:
             fail(f"{sessions} sessions are more than --max-sessions {args.max_sessions}")
-        with MemoryWatch(server, max(0.1, args.seconds / 360)) as memory:
+        with MemoryWatch(server, args.seconds) as memory:
             report = load(args.cortex, "--url", server.unix, "--sessions", sessions, "--rate",
                           args.rate_hz, "--seconds", args.seconds, "--drain", DRAIN_S, "--events",
                           args.events, "--verify", args.model)
