@@ -97,8 +97,12 @@ void load(LoadFlags flags) {
     throw Exception{{ErrorCode::internal,
                      fmt::format("wrong answers: a window is off by {:.2g}", report.check->worst),
                      ""}};
-  if (report.tally.answered + report.tally.withheld == 0)
-    throw Exception{{ErrorCode::unavailable, "nothing was answered", ""}};
+  if (report.ports == 0)
+    throw Exception{
+        {ErrorCode::unavailable, "no session was opened: " + report.refused_because, ""}};
+  if (!report.was_served())
+    throw Exception{{ErrorCode::unavailable,
+                     "no request was answered or refused for its deadline or a limit", ""}};
 }
 
 }  // namespace
@@ -153,6 +157,11 @@ void add_load(CLI::App& app) {
       ->check(CLI::Range(0.0, 1e4))
       ->capture_default_str();
   command
+      ->add_option("--drain", o.drain_s,
+                   "Seconds after them, at most, in which what is outstanding may be answered")
+      ->check(CLI::Range(0.0, 1e4))
+      ->capture_default_str();
+  command
       ->add_option("--events", o.events,
                    "Of a window; of a step on average (half to one and a half times as many)")
       ->check(CLI::Range(0, 1'000'000))
@@ -176,7 +185,8 @@ void add_load(CLI::App& app) {
   command->footer(
       "A latency counts from when a request was due, not from when it could be sent: a server "
       "that\n"
-      "holds the generator up does not hide it. Exit code 1: a wrong answer, or none at all.\n"
+      "holds the generator up does not hide it. Exit code 1: a wrong answer; no server, model\n"
+      "or session; no request answered or refused for its deadline or a limit.\n"
       "Example:\n"
       "  cortex load --url http://127.0.0.1:8080 --sessions 64 --seconds 60 --verify "
       "m.safetensors\n"

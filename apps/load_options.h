@@ -32,6 +32,7 @@ struct LoadOptions {
   std::string trace;   ///< a time in seconds a line, from 0
   double seconds = 10;
   double warmup_s = 1;       ///< before them, not counted
+  double drain_s = 5;        ///< the longest wait after them for what is outstanding
   int events = 32;           ///< of a window; of a step half to one and a half times as many
   bool even_events = false;  ///< of every step the same number
   double deadline_ms = 0;    ///< 0: none named

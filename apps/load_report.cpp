@@ -62,6 +62,14 @@ double added_us(const LoadReport& r, double q) {
 
 }  // namespace
 
+bool LoadReport::was_served() const {
+  const auto refused_with = [this](ErrorCode code) {
+    return tally.errors.contains(to_string(code));
+  };
+  return tally.answered + tally.withheld > 0 || refused_with(ErrorCode::deadline_exceeded) ||
+         refused_with(ErrorCode::resource_exhausted);
+}
+
 std::string load_text(const LoadReport& r) {
   const LoadTally& t = r.tally;
   const char* what = r.options.windows ? "connections" : "sessions";
@@ -78,11 +86,14 @@ std::string load_text(const LoadReport& r) {
                       r.per_second(t.offered), t.answered, r.per_second(t.answered));
   text += fmt::format("goodput     {:.1f}/s in time, miss rate {:.6f}\n", r.per_second(t.in_time),
                       r.miss_rate());
-  if (t.marked_late + t.withheld + t.answered_late + t.lost > 0)
+  if (t.marked_late + t.withheld + t.answered_late > 0)
     text += fmt::format(
         "late        {} marked by the server, {} answered after the deadline by its own clock, {} "
-        "withheld, {} lost\n",
-        t.marked_late, t.answered_late, t.withheld, t.lost);
+        "withheld\n",
+        t.marked_late, t.answered_late, t.withheld);
+  if (t.lost + t.unanswered > 0)
+    text += fmt::format("no reply    {} lost with their {}, {} not answered {:g} s after the end\n",
+                        t.lost, what, t.unanswered, r.options.drain_s);
   for (const auto& [code, count] : t.errors)
     text += fmt::format("errors      {} {}: {}\n", count, code, t.error_example.at(code));
   if (r.lost_ports > 0)
@@ -126,7 +137,7 @@ std::string load_json(const LoadReport& r) {
   w.key("offered").value(t.offered).key("answered").value(t.answered);
   w.key("in_time").value(t.in_time).key("marked_late").value(t.marked_late);
   w.key("answered_late").value(t.answered_late).key("withheld").value(t.withheld);
-  w.key("lost").value(t.lost);
+  w.key("lost").value(t.lost).key("unanswered").value(t.unanswered);
   w.key("errors").begin_object();
   for (const auto& [code, count] : t.errors) w.key(code).value(count);
   w.end_object();

@@ -27,6 +27,8 @@ struct LoadReport {
   std::optional<VerifyReport> verify = {};
   std::optional<WindowCheck> check = {};
 
+  /// Whether any request had an answer or one of the refusals that an overloaded server owes.
+  bool was_served() const;
   double per_second(std::int64_t count) const {
     return seconds > 0 ? static_cast<double>(count) / seconds : 0;
   }

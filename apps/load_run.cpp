@@ -72,27 +72,33 @@ double counted_s(TimeNs begun, const LoadOptions& options) {
   return std::clamp(ran_s - options.warmup_s, 0.0, options.seconds);
 }
 
+LoadTime whole_time(const LoadOptions& options) {
+  return {.seconds = options.warmup_s + options.seconds,
+          .counts_from = now() + nanoseconds(options.warmup_s),
+          .drain_s = options.drain_s};
+}
+
 /// Runs `load` for the whole time; or by turns with its echo, each for the whole time.
 template <class Load>
 void run_turns(Load& load, Load* echo, LoadReport& report) {
   const LoadOptions& options = report.options;
   if (echo == nullptr) {
     const TimeNs begun = now();
-    load.run(options.warmup_s + options.seconds, begun + nanoseconds(options.warmup_s),
-             report.tally);
+    load.run(whole_time(options), report.tally);
     report.seconds = counted_s(begun, options);
     return;
   }
   report.echo.emplace();
   LoadTally warm;
-  load.run(options.warmup_s, now(), warm);
-  echo->run(options.warmup_s, now(), warm);
-  double left = options.seconds;
-  while (left > 0) {
-    const double turn = std::min(left, kTurnS);
-    load.run(turn, now(), report.tally);
-    echo->run(turn, now(), *report.echo);
-    left -= kTurnS;
+  const auto turn = [&](double seconds) {
+    return LoadTime{.seconds = seconds, .counts_from = now(), .drain_s = options.drain_s};
+  };
+  load.run(turn(options.warmup_s), warm);
+  echo->run(turn(options.warmup_s), warm);
+  for (double left = options.seconds; left > 0; left -= kTurnS) {
+    const double seconds = std::min(left, kTurnS);
+    load.run(turn(seconds), report.tally);
+    echo->run(turn(seconds), *report.echo);
   }
 }
 
@@ -120,8 +126,7 @@ void run_side_by_side(std::vector<std::unique_ptr<Generator>>& generators, LoadR
   for (const auto& g : generators) {
     g->tally.deadline_ns = report.tally.deadline_ns;
     threads.emplace_back([&options, generator = g.get()] {
-      generator->load->run(options.warmup_s + options.seconds,
-                           now() + nanoseconds(options.warmup_s), generator->tally);
+      generator->load->run(whole_time(options), generator->tally);
     });
   }
   threads.clear();

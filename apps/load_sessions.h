@@ -36,9 +36,7 @@ class SessionLoad {
   SessionLoad(LoadPoller& poller, std::vector<std::unique_ptr<LoadPort>> ports, LoadEvents& events,
               Share share, TimeNs period_ns, int outputs, bool keeps_outputs);
 
-  /// Sends for `seconds`, then waits for what is outstanding, at most `kDrainS`. Steps due before
-  /// `counts_from` are sent but not counted.
-  void run(double seconds, TimeNs counts_from, LoadTally& tally);
+  void run(const LoadTime& time, LoadTally& tally);
   /// Ends the sessions in good order.
   void close();
 
@@ -46,14 +44,12 @@ class SessionLoad {
   int lost_sessions() const { return lost_sessions_; }
   const std::vector<SessionRecord>& records() const { return records_; }
 
-  static constexpr double kDrainS = 5;
-
  private:
   struct Session {
     std::unique_ptr<LoadPort> port;
     std::int64_t next = 0;
     std::deque<LoadFlight> flights = {};
-    bool is_lost = false;
+    bool is_over = false;  // lost, or given up
   };
   struct Due {
     TimeNs at = 0;

@@ -15,7 +15,8 @@ namespace cortex {
 /// A connection to a server, or to a bare echo of one.
 class SocketPort final : public LoadPort, public LoadPoller::Client {
  public:
-  /// `reopen`: how to connect anew where the server closes after a reply; may be empty.
+  /// `reopen`: how to connect anew where the server closed between two requests; empty: that is a
+  /// loss.
   SocketPort(LoadPoller& poller, ClientSocket socket, std::unique_ptr<LoadWire> wire,
              std::function<Result<ClientSocket>()> reopen);
   ~SocketPort() override;
@@ -34,6 +35,9 @@ class SocketPort final : public LoadPort, public LoadPoller::Client {
   void write(std::string_view bytes);
   void flush();
   void take_replies();
+  bool reopen();
+  void disconnect();
+  void end(const std::string& why);
   void lose(const std::string& why);
 
   LoadPoller& poller_;
@@ -43,6 +47,7 @@ class SocketPort final : public LoadPort, public LoadPoller::Client {
   InputBuffer input_;
   std::string output_;
   std::size_t written_ = 0;
+  int awaited_ = 0;  // replies
   bool watches_writable_ = false;
   bool closing_ = false;
   bool keeps_bytes_ = false;

@@ -19,6 +19,13 @@ struct LoadFlight {
   bool counts = true;
 };
 
+/// How long a load sends, and when it is over.
+struct LoadTime {
+  double seconds = 0;
+  TimeNs counts_from = 0;  ///< what is due before is sent but not counted
+  double drain_s = 0;      ///< the longest wait after `seconds` for what is outstanding
+};
+
 /// What came of the requests of one run. A latency counts from when a request was due, so that a
 /// server which holds the generator up does not hide what it would have cost.
 struct LoadTally {
@@ -28,7 +35,8 @@ struct LoadTally {
   std::int64_t marked_late = 0;    ///< of these, by the server
   std::int64_t answered_late = 0;  ///< of these: past the deadline by the server's own clock
   std::int64_t withheld = 0;       ///< computed, not handed over
-  std::int64_t lost = 0;           ///< no reply
+  std::int64_t lost = 0;           ///< no reply: the connection or session ended
+  std::int64_t unanswered = 0;     ///< no reply yet when the load was over
   std::map<std::string, std::int64_t> errors;        ///< by code
   std::map<std::string, std::string> error_example;  ///< the first message of a code
   LoadHistogram latency;                             ///< of answers, from due to in hand
@@ -66,6 +74,7 @@ struct LoadTally {
     answered_late += other.answered_late;
     withheld += other.withheld;
     lost += other.lost;
+    unanswered += other.unanswered;
     for (const auto& [code, count] : other.errors) errors[code] += count;
     error_example.insert(other.error_example.begin(), other.error_example.end());
     latency.add(other.latency);

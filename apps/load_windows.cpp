@@ -9,7 +9,6 @@ namespace cortex {
 namespace {
 
 TimeNs now() { return RealClock::instance().now(); }
-constexpr TimeNs kDrainNs = 5'000'000'000;
 constexpr TimeNs kLeadIn = 2'000'000;
 
 }  // namespace
@@ -46,11 +45,11 @@ TimeNs WindowLoad::next_due(TimeNs start, TimeNs last) {
   return kNever;
 }
 
-void WindowLoad::run(double seconds, TimeNs counts_from, LoadTally& tally) {
+void WindowLoad::run(const LoadTime& time, LoadTally& tally) {
   tally_ = &tally;
-  counts_from_ = counts_from;
+  counts_from_ = time.counts_from;
   const TimeNs start = now() + kLeadIn;
-  ends_ = start + static_cast<TimeNs>(seconds * 1e9);
+  ends_ = start + static_cast<TimeNs>(time.seconds * 1e9);
   trace_at_ = 0;
   if (arrivals_ == Arrivals::closed)
     for (const int line : std::exchange(free_, {})) send(line, now());
@@ -60,35 +59,38 @@ void WindowLoad::run(double seconds, TimeNs counts_from, LoadTally& tally) {
       waiting_.push_back(due);
       due = next_due(start, due);
     }
-    while (!waiting_.empty() && !free_.empty()) {
-      const int line = free_.back();
-      free_.pop_back();
-      send(line, waiting_.front());
-      waiting_.pop_front();
-    }
+    send_waiting();
     poller_.wait(std::min(due, ends_));
   }
-  const TimeNs patience = now() + kDrainNs;
+  const TimeNs patience = now() + static_cast<TimeNs>(time.drain_s * 1e9);
   while ((busy_ > 0 || !waiting_.empty()) && now() < patience &&
          lost_connections_ < static_cast<int>(lines_.size())) {
-    while (!waiting_.empty() && !free_.empty()) {
-      const int line = free_.back();
-      free_.pop_back();
-      send(line, waiting_.front());
-      waiting_.pop_front();
-    }
+    send_waiting();
     poller_.wait(patience);
   }
   // Never sent is never answered.
   for (const TimeNs at : std::exchange(waiting_, {}))
     if (at >= counts_from_) {
       ++tally.offered;
-      ++tally.lost;
+      ++tally.unanswered;
     }
-  for (int line = 0; line < static_cast<int>(lines_.size()); ++line)
-    if (lines_[static_cast<std::size_t>(line)].is_busy)
-      lose(line, "no answer came within 5 s of the end");
+  for (Line& l : lines_) {
+    if (!std::exchange(l.is_busy, false)) continue;
+    --busy_;
+    if (l.flight.counts) ++tally.unanswered;
+    l.is_over = true;
+  }
   tally_ = nullptr;
+}
+
+void WindowLoad::send_waiting() {
+  while (!waiting_.empty() && !free_.empty()) {
+    const int line = free_.front();
+    const TimeNs due = waiting_.front();
+    free_.pop_front();
+    waiting_.pop_front();
+    send(line, due);
+  }
 }
 
 void WindowLoad::send(int line, TimeNs due) {
@@ -107,13 +109,13 @@ void WindowLoad::send(int line, TimeNs due) {
 
 void WindowLoad::take(int line, const LoadReply& reply) {
   Line& l = lines_[static_cast<std::size_t>(line)];
+  if (l.is_over) return;
   if (!l.is_busy) return lose(line, "a reply to nothing: " + reply.error);
   l.is_busy = false;
   --busy_;
   const TimeNs at = now();
   if (tally_ != nullptr) tally_->take(l.flight, reply, at);
   if (!reply.behavior.empty()) compare(l.flight.window, reply.behavior);
-  if (l.is_lost) return;
   if (arrivals_ == Arrivals::closed && at < ends_ && tally_ != nullptr)
     send(line, at);
   else
@@ -144,7 +146,7 @@ void WindowLoad::lose(int line, const std::string& why) {
     --busy_;
     if (tally_ != nullptr && l.flight.counts) ++tally_->lost;
   }
-  if (std::exchange(l.is_lost, true)) return;
+  if (std::exchange(l.is_over, true)) return;
   std::erase(free_, line);
   ++lost_connections_;
   lost_because_ = why;
@@ -152,7 +154,7 @@ void WindowLoad::lose(int line, const std::string& why) {
 
 void WindowLoad::close() {
   for (Line& l : lines_)
-    if (!l.is_lost) l.port->close();
+    if (!l.is_over) l.port->close();
 }
 
 }  // namespace cortex

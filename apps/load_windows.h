@@ -23,15 +23,16 @@ struct WindowCheck {
   double scale = 0;             ///< the largest expected output
 };
 
-/// Stateless windows over a fixed number of connections, one in flight on each. One that is due
-/// while all are busy waits for a connection, and that counts.
+/// Stateless windows over a fixed number of connections, one in flight on each. They take turns: a
+/// server closes those that it does not hear of. A window that is due while all are busy waits for
+/// a connection, and that counts.
 class WindowLoad {
  public:
   WindowLoad(LoadPoller& poller, std::vector<std::unique_ptr<LoadPort>> ports, LoadEvents& events,
              const LoadOptions& options, std::vector<TimeNs> trace);
 
   /// As SessionLoad::run().
-  void run(double seconds, TimeNs counts_from, LoadTally& tally);
+  void run(const LoadTime& time, LoadTally& tally);
   void close();
 
   int lost_connections() const { return lost_connections_; }
@@ -43,11 +44,12 @@ class WindowLoad {
     std::unique_ptr<LoadPort> port;
     LoadFlight flight = {};
     bool is_busy = false;
-    bool is_lost = false;
+    bool is_over = false;  // lost, or given up
   };
 
   /// When the next window is due, after `last`; kNever: no more.
   TimeNs next_due(TimeNs start, TimeNs last);
+  void send_waiting();
   void send(int line, TimeNs due);
   void take(int line, const LoadReply& reply);
   void lose(int line, const std::string& why);
@@ -61,7 +63,7 @@ class WindowLoad {
   std::size_t trace_at_ = 0;
   std::mt19937_64 random_;
   std::vector<Line> lines_;
-  std::vector<int> free_;
+  std::deque<int> free_;
   std::deque<TimeNs> waiting_;  // due, no line free
   std::int64_t next_window_ = 0;
   int busy_ = 0;

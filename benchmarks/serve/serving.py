@@ -57,16 +57,19 @@ class Server:
 
 
 class MemoryWatch:
-    """Samples a server's resident memory until it is stopped."""
+    """Samples a server's resident memory for as long as it is loaded: not while the answers are
+    verified afterwards."""
 
-    def __init__(self, server, every_s):
-        self._server, self._every_s = server, every_s
+    def __init__(self, server, seconds):
+        self._server = server
+        self._every_s = max(0.1, seconds / 360)
+        self._most = max(1, int(seconds / self._every_s))
         self.samples = []
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch)
 
     def _watch(self):
-        while not self._done.wait(self._every_s):
+        while len(self.samples) < self._most and not self._done.wait(self._every_s):
             self.samples.append(self._server.rss_bytes())
 
     def __enter__(self):

@@ -13,6 +13,8 @@ from serving import MemoryWatch, Server, fail, load, say, sessions_capacity
 from results import write_results
 
 MOST_GROWTH = 0.02
+# Long enough for a session to catch up with a stall: what has no answer then is lost for good.
+DRAIN_S = 60
 
 
 def main():
@@ -39,22 +41,27 @@ def main():
             f"{args.share:.0%}, for {args.seconds:g} s")
         if sessions > args.max_sessions:
             fail(f"{sessions} sessions are more than --max-sessions {args.max_sessions}")
-        with MemoryWatch(server, max(0.1, args.seconds / 360)) as memory:
+        with MemoryWatch(server, args.seconds) as memory:
             report = load(args.cortex, "--url", server.unix, "--sessions", sessions, "--rate",
-                          args.rate_hz, "--seconds", args.seconds, "--events", args.events,
-                          "--verify", args.model)
-        what = server.what
-    result = {"model": what, "capacity_hz": capacity, "sessions": sessions,
-              "rate_hz": args.rate_hz, "share": args.share, "seconds": args.seconds,
-              "memory": memory.report(), "load": report}
+                          args.rate_hz, "--seconds", args.seconds, "--drain", DRAIN_S, "--events",
+                          args.events, "--verify", args.model)
+        result = {"model": server.what, "capacity_hz": capacity, "sessions": sessions,
+                  "rate_hz": args.rate_hz, "share": args.share, "seconds": args.seconds,
+                  "memory": memory.report(), "load": report}
+        # Before the server's end, which may fail.
+        write_results(args.out, "serve soak",
+                      f"benchmarks/serve/soak.py --seconds {args.seconds:g} --share {args.share:g} "
+                      f"--rate-hz {args.rate_hz:g}", [result])
     verify, growth = report["verify"], result["memory"]["growth"]
     say(f"{verify['streams']} streams, {verify['steps']} steps verified, {verify['wrong']} wrong; "
         f"memory grew by {growth:.2%}")
-    write_results(args.out, "serve soak",
-                  f"benchmarks/serve/soak.py --seconds {args.seconds:g} --share {args.share:g} "
-                  f"--rate-hz {args.rate_hz:g}", [result])
-    if verify["wrong"] or report["lost_ports"] or growth > MOST_GROWTH:
-        fail("the soak failed")
+    failures = [what for what, failed in (
+        ("wrong answers", verify["wrong"]),
+        (f"sessions lost: {report.get('lost_because')}", report["lost_ports"]),
+        ("steps without an answer", report["lost"] + report["unanswered"]),
+        (f"memory grew by more than {MOST_GROWTH:.0%}", growth > MOST_GROWTH)) if failed]
+    if failures:
+        fail("; ".join(failures))
 
 
 if __name__ == "__main__":

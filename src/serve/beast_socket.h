@@ -28,8 +28,11 @@ class WsConnection final : public Connection, public SocketPeer {
 
   void accept(Request request) {
     const ServerOptions& options = host_.state.options;
-    ws_.set_option(beast::websocket::stream_base::timeout{milliseconds_of(options.read_timeout_s),
-                                                          milliseconds_of(options.ping_s), true});
+    // Beast's own pings would take a peer for silent whose frames are held back.
+    ws_.set_option(beast::websocket::stream_base::timeout{
+        milliseconds_of(options.read_timeout_s), beast::websocket::stream_base::none(), false});
+    ws_.control_callback(
+        [this](beast::websocket::frame_type, beast::string_view) { heard(now()); });
     ws_.read_message_max(options.max_body);
     ws_.auto_fragment(false);
     request_ = std::move(request);
@@ -41,6 +44,7 @@ class WsConnection final : public Connection, public SocketPeer {
       me->handler_->on_open(*me);
       if (me->host_.state.draining) me->handler_->on_drain();
       me->open_ = true;
+      me->heard(now());
       me->read();
     });
   }
@@ -64,7 +68,9 @@ class WsConnection final : public Connection, public SocketPeer {
   }
 
   void check(TimeNs now) override {
-    if (give_up_ns_ < now || message_due_ns_ < now) abort();
+    if (give_up_ns_ < now || message_due_ns_ < now) return abort();
+    // One whose frames are held back has no way to be heard.
+    if (open_ && !held_ && !closing_ && !gone_ && quiet_until_ns_ < now) ask(now);
   }
   void drain() override {
     if (handler_ && open_) handler_->on_drain();
@@ -89,15 +95,30 @@ class WsConnection final : public Connection, public SocketPeer {
                         });
   }
 
+  void heard(TimeNs at) {
+    asked_ = false;
+    quiet_until_ns_ = at + half_ping_ns();
+  }
+  TimeNs half_ping_ns() const { return static_cast<TimeNs>(host_.state.options.ping_s * 0.5e9); }
+
+  /// A silent peer is asked for a sign of life, once.
+  void ask(TimeNs now) {
+    if (std::exchange(asked_, true)) return abort();
+    quiet_until_ns_ = now + half_ping_ns();
+    if (std::exchange(pinging_, true)) return;  // the one before has not left
+    ws_.async_ping({}, [me = self<WsConnection>()](beast::error_code) { me->pinging_ = false; });
+  }
+
   void received() {
     if (gone_) return;
+    arrived_ns_ = now();
+    heard(arrived_ns_);
     if (!ws_.is_message_done()) {
       if (message_due_ns_ == kNever)
         message_due_ns_ = in_seconds(host_.state.options.read_timeout_s);
       return read();
     }
     message_due_ns_ = kNever;
-    arrived_ns_ = now();
     offer();
   }
 
@@ -119,6 +140,7 @@ class WsConnection final : public Connection, public SocketPeer {
                               .is_text = ws_.got_text(),
                               .arrived_ns = arrived_ns_});
     offering_ = false;
+    if (held_ && taken) heard(now());
     held_ = !taken;
     if (held_ || gone_) return;
     buffer_.clear();
@@ -179,6 +201,9 @@ class WsConnection final : public Connection, public SocketPeer {
   TimeNs arrived_ns_ = 0;
   TimeNs give_up_ns_ = kNever;
   TimeNs message_due_ns_ = kNever;
+  TimeNs quiet_until_ns_ = kNever;
+  bool asked_ = false;    // for a sign of life
+  bool pinging_ = false;  // a ping is on its way out
   bool open_ = false;
   bool held_ = false;  // the buffer keeps a message that the handler has no room for
   bool offering_ = false;

@@ -197,6 +197,23 @@ TEST(Load, AStallCountsForEveryRequestThatWasDueInIt) {
   EXPECT_LT(static_cast<double>(report.tally.from_sent.quantile_ns(1 - 90.0 / 750)), stalled);
 }
 
+TEST(Load, AConnectionThatTheServerClosedBetweenTwoWindowsIsOpenedAnew) {
+  const auto server = serve("identity-window", {"--read-timeout", "0.2", "--idle-timeout", "0.2"});
+  const auto path = std::filesystem::temp_directory_path() / "cortex_load_gaps.txt";
+  std::ofstream(path) << "0.01\n0.8\n0.8\n1.6\n";
+  LoadOptions options = over_wire(server.url(), Wire::http);
+  options.arrivals = Arrivals::trace;
+  options.trace = path.string();
+  options.connections = 3;
+  options.seconds = 1.7;
+  options.warmup_s = 0;
+  const LoadReport report = run_load(options);
+  EXPECT_EQ(report.tally.answered, 4);
+  EXPECT_EQ(report.tally.lost, 0);
+  EXPECT_EQ(report.lost_ports, 0) << report.lost_because;
+  std::filesystem::remove(path);
+}
+
 TEST(Load, WindowsArriveAtTheTimesOfATrace) {
   const auto path = std::filesystem::temp_directory_path() / "cortex_load_trace.txt";
   std::ofstream(path) << "0.01\n0.01\n0.05\n0.2\n9.5\n";
@@ -317,6 +334,25 @@ TEST_F(Verify, AnotherModelIsRefused) {
   EXPECT_THROW(verify(), Exception);
 }
 
+TEST(LoadReport, IsServedByAnswersAndByRefusalsForADeadlineOrALimit) {
+  LoadReport report;
+  report.tally.offered = 3;
+  report.tally.lost = 1;
+  report.tally.unanswered = 1;
+  report.tally.errors["invalid_argument"] = 1;
+  EXPECT_FALSE(report.was_served());
+  for (const char* code : {"deadline_exceeded", "resource_exhausted"}) {
+    LoadReport refused = report;
+    refused.tally.errors[code] = 1;
+    EXPECT_TRUE(refused.was_served()) << code;
+  }
+  LoadReport withheld = report;
+  withheld.tally.withheld = 1;
+  EXPECT_TRUE(withheld.was_served());
+  report.tally.answered = 1;
+  EXPECT_TRUE(report.was_served());
+}
+
 TEST(LoadReport, IsOneJsonObjectWithWhatTheTextSays) {
   LoadOptions options = in_process("identity");
   options.verify = "identity";
@@ -362,6 +398,14 @@ TEST(LoadCommand, FailuresExitWith1) {
   EXPECT_EQ(run("--url http://127.0.0.1:1"), 1);
   EXPECT_EQ(run("--model identity-window"), 1) << "a window model has no sessions";
   EXPECT_EQ(run("--model nowhere.safetensors"), 1);
+}
+
+TEST(LoadCommand, ALoadThatMissesEveryDeadlineExitsWith0) {
+  const std::string flags =
+      "--model identity-window --windows --rate 100 --seconds 0.2 --warmup 0 ";
+  EXPECT_EQ(run(flags + "--deadline-ms 0.000001"), 0) << "each is refused";
+  EXPECT_EQ(run("--model identity --seconds 0.2 --warmup 0 --deadline-ms 0.000001"), 0)
+      << "each is withheld";
 }
 
 TEST(LoadCommand, AGoodLoadExitsWith0) {

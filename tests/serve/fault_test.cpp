@@ -162,6 +162,42 @@ TEST(Faults, ASilentWebSocketPeerIsGone) {
   EXPECT_TRUE(no_sessions(server));
 }
 
+TEST(Faults, AQuietPeerThatAnswersPingsStays) {
+  ServerOptions options;
+  options.ping_s = 0.4;
+  TestServer server({}, options);
+  RawClient client(server.port());
+  ASSERT_TRUE(client.upgrade());
+  for (int i = 0; i < 4; ++i) {  // longer than it may be silent
+    client.read_frame();
+    ASSERT_EQ(client.opcode(), 9) << "a ping";
+    client.send(RawClient::frame("", 10));
+  }
+  client.send(RawClient::frame(step_frame(0)));
+  EXPECT_TRUE(contains(client.read_frame(), R"("behavior")"));
+}
+
+TEST(Faults, APeerThatTheServerDoesNotReadIsNotTakenForASilentOne) {
+  ServerOptions options;
+  options.ping_s = 0.4;
+  TestServer server({}, options);
+  server.engine().hold();
+  RawClient client(server.port());
+  ASSERT_TRUE(client.upgrade());
+  // More than may be queued: the rest, and any pong behind it, is left unread.
+  const int steps = options.max_queued_steps + 2;
+  for (int i = 0; i < steps; ++i) client.send(RawClient::frame(step_frame(i)));
+  ASSERT_TRUE(
+      eventually([&] { return server.engine().stats().queue_depth == options.max_queued_steps; }));
+  std::this_thread::sleep_for(std::chrono::milliseconds(1200));
+  server.engine().release();
+  for (int i = 0; i < steps; ++i) {
+    std::string answer = client.read_frame();
+    for (int pings = 0; client.opcode() == 9 && pings < 20; ++pings) answer = client.read_frame();
+    ASSERT_TRUE(contains(answer, R"("behavior")")) << i << ": " << answer;
+  }
+}
+
 TEST(Faults, AReaderThatReadsNothingIsDropped) {
   ServerOptions options;
   options.write_timeout_s = 0.5;

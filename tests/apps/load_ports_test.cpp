@@ -1,0 +1,97 @@
+// Loads over ports that are no connections: who sends when, and what is counted at the end.
+#include <gtest/gtest.h>
+
+#include <array>
+#include <initializer_list>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "load_poller.h"
+#include "load_sessions.h"
+#include "load_windows.h"
+
+namespace cortex::testing {
+namespace {
+
+/// Answers at once, or never.
+struct FakePort final : LoadPort {
+  explicit FakePort(bool has_answers) : answers(has_answers) {}
+  void send(const LoadRequest& request) override {
+    ++sent;
+    if (answers) on_reply({.sequence = request.sequence, .behavior = behavior});
+  }
+  void close() override { closed = true; }
+
+  bool answers;
+  std::array<float, 2> behavior = {};
+  int sent = 0;
+  bool closed = false;
+};
+
+class LoadOnFakes : public ::testing::Test {
+ protected:
+  LoadOnFakes() {
+    facts_.units = 8;
+    facts_.bins = 30;
+    facts_.max_events = 64;
+    facts_.outputs = 2;
+    options_.windows = true;
+    options_.rate_hz = 1000;
+  }
+  std::vector<std::unique_ptr<LoadPort>> ports(std::initializer_list<bool> which_answer) {
+    std::vector<std::unique_ptr<LoadPort>> made;
+    for (const bool answers : which_answer) {
+      auto port = std::make_unique<FakePort>(answers);
+      fakes_.push_back(port.get());
+      made.push_back(std::move(port));
+    }
+    return made;
+  }
+
+  LoadFacts facts_;
+  LoadOptions options_;
+  LoadPoller poller_;
+  LoadTally tally_;
+  std::vector<FakePort*> fakes_;
+};
+
+TEST_F(LoadOnFakes, ConnectionsTakeTurns) {
+  LoadEvents events(facts_, options_);
+  WindowLoad load(poller_, ports({true, true, true}), events, options_, {});
+  load.run({.seconds = 0.1, .drain_s = 1}, tally_);
+  ASSERT_GT(tally_.answered, 10);
+  for (const FakePort* fake : fakes_)
+    EXPECT_NEAR(fake->sent, static_cast<double>(tally_.answered) / 3, 1);
+}
+
+TEST_F(LoadOnFakes, AWindowThatWaitsWhenTheLoadIsOverIsUnansweredAndNotLost) {
+  LoadEvents events(facts_, options_);
+  WindowLoad load(poller_, ports({false}), events, options_, {});
+  load.run({.seconds = 0.1, .drain_s = 0.05}, tally_);
+  EXPECT_EQ(tally_.answered, 0);
+  EXPECT_GT(tally_.unanswered, 1) << "one was sent, the others waited";
+  EXPECT_EQ(tally_.unanswered, tally_.offered);
+  EXPECT_EQ(tally_.lost, 0);
+  EXPECT_EQ(load.lost_connections(), 0);
+  fakes_[0]->on_reply({});  // too late to count, or to be a fault
+  EXPECT_EQ(load.lost_connections(), 0);
+}
+
+TEST_F(LoadOnFakes, ASessionThatIsBehindWhenTheLoadIsOverIsUnansweredAndNotLost) {
+  LoadEvents events(facts_, options_);
+  constexpr TimeNs kPeriod = 10'000'000;
+  SessionLoad load(poller_, ports({true, false}), events, {.first = 0, .all = 2}, kPeriod, 2,
+                   false);
+  load.run({.seconds = 0.1, .drain_s = 0.05}, tally_);
+  EXPECT_EQ(tally_.answered, fakes_[0]->sent);
+  EXPECT_EQ(tally_.unanswered, fakes_[1]->sent);
+  EXPECT_GT(tally_.unanswered, 0);
+  EXPECT_EQ(tally_.lost, 0);
+  EXPECT_EQ(load.lost_sessions(), 0);
+  fakes_[1]->on_reply({});
+  EXPECT_EQ(load.lost_sessions(), 0);
+}
+
+}  // namespace
+}  // namespace cortex::testing
