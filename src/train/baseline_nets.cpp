@@ -29,7 +29,7 @@ void gru_specs(const ModelConfig& c, std::int64_t inputs, std::vector<TensorSpec
 
 #if TORCH_VERSION_MAJOR >= 2
 /// cuDNN would like its own order of weights, and says so at every call.
-class Unsaid final : public c10::WarningHandler {
+class IgnoredWarnings final : public c10::WarningHandler {
  public:
   void process(const c10::Warning&) override {}
 };
@@ -52,8 +52,8 @@ class RecurrentNet : public Network {
     // Without dropout both modes compute the same, but cuDNN keeps what a gradient needs in one.
     const bool train = torch::GradMode::is_enabled();
 #if TORCH_VERSION_MAJOR >= 2
-    Unsaid unsaid;
-    const c10::WarningUtils::WarningHandlerGuard guard(&unsaid);
+    IgnoredWarnings ignored;
+    const c10::WarningUtils::WarningHandlerGuard guard(&ignored);
 #endif
     const torch::Tensor out =
         std::get<0>(torch::gru(in, before, weights, true, c.layers, 0.0, train, false, true));
