@@ -95,10 +95,12 @@ void run_turns(Load& load, Load* echo, LoadReport& report) {
   };
   load.run(turn(options.warmup_s), warm);
   echo->run(turn(options.warmup_s), warm);
-  for (double left = options.seconds; left > 0; left -= kTurnS) {
+  double left = options.seconds;
+  while (left > 0) {
     const double seconds = std::min(left, kTurnS);
     load.run(turn(seconds), report.tally);
     echo->run(turn(seconds), *report.echo);
+    left -= kTurnS;
   }
 }
 

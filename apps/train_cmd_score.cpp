@@ -136,6 +136,10 @@ void add_ridge(CLI::App& app) {
       ->delimiter(',');
   command->add_option("--lags", options->lags, "Steps of counts, the present one included")
       ->capture_default_str();
+  command
+      ->add_option("--smooth-ms", options->smooth_ms,
+                   "Standard deviation of a Gaussian over the counts, which looks ahead: for nlb")
+      ->capture_default_str();
   command->add_option("--split-train", options->data.train_split, "Trials to fit")
       ->capture_default_str();
   command->add_option("--split-val", options->data.val_split, "Trials to score")

@@ -14,14 +14,31 @@ namespace {
 
 using torch::Tensor;
 
+constexpr double kMostSmoothSteps = 1000;
+
 struct Rows {
   Tensor x;  // [rows, features + 1], the last column 1
   Tensor y;  // [rows, dims]
 };
 
-Rows collect(const Timeline& timeline, int lags, Which which) {
+/// Weights of the steps around one, of odd number and sum 1.
+std::vector<double> gaussian(double steps) {
+  const auto reach = static_cast<std::int64_t>(3 * steps);
+  std::vector<double> kernel;
+  double sum = 0;
+  for (std::int64_t k = -reach; k <= reach; ++k) {
+    const double z = steps > 0 ? static_cast<double>(k) / steps : 0;
+    kernel.push_back(std::exp(-z * z / 2));
+    sum += kernel.back();
+  }
+  for (double& weight : kernel) weight /= sum;
+  return kernel;
+}
+
+Rows collect(const Timeline& timeline, int lags, const std::vector<double>& kernel, Which which) {
   const auto units = static_cast<std::int64_t>(timeline.unit_ids.size());
   const auto dims = static_cast<std::int64_t>(timeline.dims);
+  const auto reach = static_cast<std::int64_t>(kernel.size() / 2);
   std::vector<std::pair<const TimelinePart*, std::int64_t>> rows;
   for (const TimelinePart& part : timeline.parts)
     for (std::int64_t s = 0; s < part.steps(); ++s)
@@ -33,8 +50,13 @@ Rows collect(const Timeline& timeline, int lags, Which which) {
   auto* y = out.y.data_ptr<double>();
   for (const auto& [part, s] : rows) {
     for (int lag = 0; lag < lags && lag <= s; ++lag)
-      for (std::int64_t e = part->indptr[s - lag]; e < part->indptr[s - lag + 1]; ++e)
-        x[lag * units + part->events[e].unit] += part->events[e].value;
+      for (std::int64_t k = -reach; k <= reach; ++k) {
+        const std::int64_t at = s - lag + k;
+        if (at < 0 || at >= part->steps()) continue;
+        const double weight = kernel[static_cast<std::size_t>(reach + k)];
+        for (std::int64_t e = part->indptr[at]; e < part->indptr[at + 1]; ++e)
+          x[lag * units + part->events[e].unit] += weight * part->events[e].value;
+      }
     x[lags * units] = 1;
     for (std::int64_t d = 0; d < dims; ++d) *y++ = part->target[s * dims + d];
     x += lags * units + 1;
@@ -106,6 +128,16 @@ Result<RidgeReport> ridge(const RidgeOptions& options, const std::vector<Recordi
   if (options.lags < 1 || options.lags > 1000)
     return Error{ErrorCode::invalid_argument,
                  fmt::format("--lags is {}, allowed are 1 to 1000", options.lags), "lags"};
+  const double smooth_steps = options.smooth_ms / options.data.step_ms;
+  if (!(smooth_steps >= 0 && smooth_steps <= kMostSmoothSteps))
+    return Error{ErrorCode::invalid_argument,
+                 fmt::format("--smooth-ms is {}, allowed are 0 to {} steps", options.smooth_ms,
+                             kMostSmoothSteps),
+                 "smooth-ms"};
+  if (smooth_steps > 0 && !options.out.empty())
+    return Error{ErrorCode::invalid_argument,
+                 "--smooth-ms looks ahead: what it fits cannot be served, so there is no --out",
+                 "smooth-ms"};
   return guarded([&]() -> Result<RidgeReport> {
     prepare_process(options.threads);
     const torch::NoGradGuard no_grad;
@@ -116,9 +148,10 @@ Result<RidgeReport> ridge(const RidgeOptions& options, const std::vector<Recordi
     auto held = make_timeline(scoring, step, options.data.val_split, OtherTrials::keep,
                               options.data.protocol, *units_by(options.data));
     if (!held) return held.error();
-    const Rows inner_fit = collect(*fit, options.lags, Which::inner_fit);
-    const Rows inner_score = collect(*fit, options.lags, Which::inner_score);
-    const Rows outer = collect(*held, options.lags, Which::all);
+    const std::vector<double> kernel = gaussian(smooth_steps);
+    const Rows inner_fit = collect(*fit, options.lags, kernel, Which::inner_fit);
+    const Rows inner_score = collect(*fit, options.lags, kernel, Which::inner_score);
+    const Rows outer = collect(*held, options.lags, kernel, Which::all);
     for (const auto& [rows, what] :
          {std::pair{&inner_fit, "training"}, std::pair{&inner_score, "training"},
           std::pair{&outer, "validation"}})
@@ -128,7 +161,8 @@ Result<RidgeReport> ridge(const RidgeOptions& options, const std::vector<Recordi
     Moments m = moments(inner_fit);
     RidgeReport report;
     report.inner_r2 = -INFINITY;
-    for (double power = -1; power <= 5; power += 0.5) {
+    const bool nlb = options.data.protocol.protocol == Protocol::nlb;
+    for (double power = nlb ? -4 : -1; power <= (nlb ? 0 : 5); power += 0.5) {
       const double alpha = std::pow(10.0, power);
       const double r2 = score(inner_score, solve(m, alpha)).mean;
       if (r2 > report.inner_r2) {

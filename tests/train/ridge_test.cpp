@@ -40,13 +40,54 @@ TEST(Ridge, RecoversALinearRuleAcrossGaps) {
   for (std::size_t i = 0; i < rule.size(); ++i) EXPECT_NEAR(report->weights[i], rule[i], 0.02) << i;
 }
 
+TEST(Ridge, SmoothsCountsWithAGaussian) {
+  Recording recording = testing::synthetic_recording(4, 60, 3);
+  StepOptions options;
+  options.target = "hand_vel";
+  const SteppedRecording stepped = *step_recording(recording, options);
+  // Of one step's standard deviation: exp(-k^2 / 2), k from -3 to 3, over their sum.
+  const double weights[] = {0.0044332, 0.0540056, 0.2420362, 0.3990503,
+                            0.2420362, 0.0540056, 0.0044332};
+  BehaviorSeries& vel = recording.behavior.front();
+  vel.times_s.clear();
+  vel.values.clear();
+  for (std::int64_t s = 0; s < stepped.steps(); ++s) {
+    double smooth[2] = {0, 0};
+    for (std::int64_t k = -3; k <= 3; ++k) {
+      if (s + k < 0 || s + k >= stepped.steps()) continue;
+      for (const Event& e : stepped.step_events(s + k))
+        if (e.unit < 2) smooth[e.unit] += weights[k + 3] * e.value;
+    }
+    vel.times_s.push_back(stepped.origin_s + (static_cast<double>(s) + 0.5) * 0.02);
+    for (const double v : smooth) vel.values.push_back(static_cast<float>(10 * v));
+  }
+  RidgeOptions ridge_options;
+  ridge_options.lags = 1;
+  ridge_options.threads = 1;
+  const auto plain = ridge(ridge_options, {recording}, {recording});
+  ASSERT_TRUE(plain) << plain.error().message;
+  EXPECT_LT(plain->r2, 0.9);
+  ridge_options.smooth_ms = 20;
+  const auto smooth = ridge(ridge_options, {recording}, {recording});
+  ASSERT_TRUE(smooth) << smooth.error().message;
+  EXPECT_GT(smooth->r2, 0.999);
+}
+
 TEST(Ridge, BadInputIsNamed) {
+  const std::vector<Recording> recordings = {testing::synthetic_recording(2, 4, 3)};
+  const auto field = [&](const RidgeOptions& options) {
+    const auto report = ridge(options, recordings, recordings);
+    return report ? std::string() : report.error().field;
+  };
   RidgeOptions options;
   options.lags = 0;
-  const std::vector<Recording> recordings = {testing::synthetic_recording(2, 4, 3)};
-  const auto report = ridge(options, recordings, recordings);
-  ASSERT_FALSE(report);
-  EXPECT_EQ(report.error().field, "lags");
+  EXPECT_EQ(field(options), "lags");
+  options.lags = 1;
+  options.smooth_ms = -1;
+  EXPECT_EQ(field(options), "smooth-ms");
+  options.smooth_ms = 50;
+  options.out = "unused";
+  EXPECT_EQ(field(options), "smooth-ms");
 }
 
 }  // namespace
