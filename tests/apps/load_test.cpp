@@ -45,6 +45,7 @@ LoadOptions over_wire(const std::string& url, Wire wire) {
 TEST(LoadHistogram, QuantilesAreThoseOfTheSamplesToWithinHalfAPercent) {
   LoadHistogram histogram;
   std::vector<std::int64_t> samples;
+  samples.reserve(10'000);
   for (int i = 0; i < 10'000; ++i) samples.push_back(std::llround(std::pow(1.002, i)));
   for (const std::int64_t s : samples) histogram.record(s);
   for (const double q : {0.0, 0.1, 0.5, 0.9, 0.99, 0.999}) {

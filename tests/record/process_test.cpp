@@ -25,8 +25,10 @@ constexpr int kUnits = 12;
 
 /// Events of step n of a client, the same whenever they are asked for.
 std::vector<Event> load_events(int client, std::int64_t n) {
+  const auto count = static_cast<int>((n * 7 + client) % 9);
   std::vector<Event> events;
-  for (int i = 0; i < (n * 7 + client) % 9; ++i)
+  events.reserve(static_cast<std::size_t>(count));
+  for (int i = 0; i < count; ++i)
     events.push_back(
         {static_cast<std::int32_t>((n * 5 + i * (client + 3)) % kUnits), 1 + i % 2, n});
   return events;
@@ -77,6 +79,7 @@ TEST_F(RecordedServer, KilledUnderLoadItsLogVerifiesUpToTheLastSync) {
   constexpr int kClients = 2;
   std::atomic<std::int64_t> answered[kClients] = {};
   std::vector<std::thread> clients;
+  clients.reserve(kClients);
   for (int c = 0; c < kClients; ++c)
     clients.emplace_back([&, c] {
       const auto client = StreamClient::connect(server.url());

@@ -35,7 +35,7 @@ struct FakeOptions {
 
 class FakeEngine final : public Engine {
  public:
-  explicit FakeEngine(FakeOptions options = {}) : options_(options) {
+  explicit FakeEngine(const FakeOptions& options = {}) : options_(options) {
     model_.kind = options.window ? "window" : "stream";
     model_.preset = options.name;
     model_.precision = "fp32";

@@ -18,7 +18,7 @@ namespace cortex::testing {
 /// A server on a port of its own with a thread of its own, drained at the end of the scope.
 class TestServer {
  public:
-  explicit TestServer(FakeOptions fake = {}, ServerOptions options = {}, bool attach = true)
+  explicit TestServer(const FakeOptions& fake = {}, ServerOptions options = {}, bool attach = true)
       : engine_(fake) {
     options.port = 0;
     options.handle_signals = false;

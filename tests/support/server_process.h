@@ -19,6 +19,7 @@ class ServerProcess {
     int ends[2];
     if (::pipe2(ends, O_CLOEXEC) != 0) return;
     std::vector<char*> argv;
+    argv.reserve(command.size() + 1);
     for (std::string& word : command) argv.push_back(word.data());
     argv.push_back(nullptr);
     pid_ = ::fork();

@@ -96,17 +96,23 @@ LUA
     ;;
   prometheus)
     decode >/dev/null
-    port=$((20000 + RANDOM % 20000))
     cat >"$work/run/prometheus.yml" <<YML
 global: {scrape_interval: 1s}
 scrape_configs: [{job_name: cortex, static_configs: [{targets: ["${url#http://}"]}]}]
 YML
-    prometheus --config.file="$work/run/prometheus.yml" --storage.tsdb.path="$work/run/data" \
-      --web.listen-address="127.0.0.1:$port" >"$work/run/prometheus.log" 2>&1 &
-    pids+=($!)
+    start() {
+      port=$((10000 + RANDOM % 20000))
+      prometheus --config.file="$work/run/prometheus.yml" --storage.tsdb.path="$work/run/data" \
+        --web.listen-address="127.0.0.1:$port" >"$work/run/prometheus.log" 2>&1 &
+      prometheus=$!
+      pids+=("$prometheus")
+    }
+    start
     query() { curl -sS --max-time 10 "http://127.0.0.1:$port/api/v1/query" --data-urlencode "query=$1" 2>/dev/null || true; }
     for _ in $(seq 600); do
       [[ $(query 'up{job="cortex"}') != *',"1"]'* ]] || break
+      # It ends where its port is somebody else's.
+      kill -0 "$prometheus" 2>/dev/null || start
       sleep 0.1
     done
     [[ $(query 'up{job="cortex"}') == *',"1"]'* ]] || fail "Prometheus does not scrape: $(tail -n 3 "$work/run/prometheus.log")"
