@@ -147,6 +147,7 @@ TEST(Errors, AFullQueueIs429AndTheRestIsAnswered) {
   TestServer server(fake);
   server.engine().hold();
   std::vector<std::future<HttpAnswer>> answers;
+  answers.reserve(2);
   for (int i = 0; i < 2; ++i)
     answers.push_back(
         std::async(std::launch::async, [&] { return server.decode(decode_body("")); }));
