@@ -23,7 +23,6 @@ constexpr double kTurnS = 1;
 constexpr int kWindowBins = 120;
 
 TimeNs now() { return RealClock::instance().now(); }
-TimeNs nanoseconds(double seconds) { return static_cast<TimeNs>(seconds * 1e9); }
 
 std::vector<TimeNs> read_trace(const std::string& path) {
   std::ifstream file(path);
@@ -72,10 +71,14 @@ double counted_s(TimeNs begun, const LoadOptions& options) {
   return std::clamp(ran_s - options.warmup_s, 0.0, options.seconds);
 }
 
+/// From now on; what is due in the first `warmup_s` of it does not count.
+LoadTime lasting(double seconds, double warmup_s, const LoadOptions& options) {
+  return {
+      .seconds = seconds, .counts_from = now() + nanoseconds(warmup_s), .drain_s = options.drain_s};
+}
+
 LoadTime whole_time(const LoadOptions& options) {
-  return {.seconds = options.warmup_s + options.seconds,
-          .counts_from = now() + nanoseconds(options.warmup_s),
-          .drain_s = options.drain_s};
+  return lasting(options.warmup_s + options.seconds, options.warmup_s, options);
 }
 
 /// Runs `load` for the whole time; or by turns with its echo, each for the whole time.
@@ -90,9 +93,7 @@ void run_turns(Load& load, Load* echo, LoadReport& report) {
   }
   report.echo.emplace();
   LoadTally warm;
-  const auto turn = [&](double seconds) {
-    return LoadTime{.seconds = seconds, .counts_from = now(), .drain_s = options.drain_s};
-  };
+  const auto turn = [&](double seconds) { return lasting(seconds, 0, options); };
   load.run(turn(options.warmup_s), warm);
   echo->run(turn(options.warmup_s), warm);
   double left = options.seconds;

@@ -35,7 +35,7 @@ void SessionLoad::run(const LoadTime& time, LoadTally& tally) {
   tally_ = &tally;
   counts_from_ = time.counts_from;
   const TimeNs start = now() + kLeadIn;
-  ends_ = start + static_cast<TimeNs>(time.seconds * 1e9);
+  ends_ = start + nanoseconds(time.seconds);
   std::priority_queue<Due, std::vector<Due>, std::greater<>> due;
   for (int s = 0; s < sessions(); ++s) {
     // Sessions do not beat together.
@@ -56,7 +56,7 @@ void SessionLoad::run(const LoadTime& time, LoadTally& tally) {
     }
     poller_.wait(due.empty() ? ends_ : std::min(ends_, due.top().at));
   }
-  const TimeNs patience = now() + static_cast<TimeNs>(time.drain_s * 1e9);
+  const TimeNs patience = now() + nanoseconds(time.drain_s);
   while (outstanding_ > 0 && now() < patience) poller_.wait(patience);
   for (Session& s : sessions_) {
     if (s.flights.empty()) continue;

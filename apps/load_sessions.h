@@ -36,6 +36,8 @@ class SessionLoad {
   SessionLoad(LoadPoller& poller, std::vector<std::unique_ptr<LoadPort>> ports, LoadEvents& events,
               Share share, TimeNs period_ns, int outputs, bool keeps_outputs);
 
+  /// Sends for that time, then waits for what is outstanding. What has no reply then is unanswered,
+  /// and its session sends no more.
   void run(const LoadTime& time, LoadTally& tally);
   /// Ends the sessions in good order.
   void close();

@@ -19,6 +19,8 @@ struct LoadFlight {
   bool counts = true;
 };
 
+inline TimeNs nanoseconds(double seconds) { return static_cast<TimeNs>(seconds * 1e9); }
+
 /// How long a load sends, and when it is over.
 struct LoadTime {
   double seconds = 0;

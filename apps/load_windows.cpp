@@ -49,7 +49,7 @@ void WindowLoad::run(const LoadTime& time, LoadTally& tally) {
   tally_ = &tally;
   counts_from_ = time.counts_from;
   const TimeNs start = now() + kLeadIn;
-  ends_ = start + static_cast<TimeNs>(time.seconds * 1e9);
+  ends_ = start + nanoseconds(time.seconds);
   trace_at_ = 0;
   if (arrivals_ == Arrivals::closed)
     for (const int line : std::exchange(free_, {})) send(line, now());
@@ -62,7 +62,7 @@ void WindowLoad::run(const LoadTime& time, LoadTally& tally) {
     send_waiting();
     poller_.wait(std::min(due, ends_));
   }
-  const TimeNs patience = now() + static_cast<TimeNs>(time.drain_s * 1e9);
+  const TimeNs patience = now() + nanoseconds(time.drain_s);
   while ((busy_ > 0 || !waiting_.empty()) && now() < patience &&
          lost_connections_ < static_cast<int>(lines_.size())) {
     send_waiting();

@@ -24,6 +24,9 @@ import time
 import recording_variants as variants
 from results import write_results
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "serve"))
+from serving import Server
+
 
 class Failed(Exception):
     pass
@@ -67,36 +70,6 @@ def shown(words):
     return shlex.join(pathlib.Path(w).name if "/" in w and "://" not in w else w for w in words)
 
 
-class Server:
-    """`cortex serve` with a flight recorder, on a free port."""
-
-    def __init__(self, chain, model):
-        self.logs = chain.folder / "logs"
-        self.logs.mkdir()
-        words = ["cortex", "serve", "--model", str(model), "--record", str(self.logs),
-                 "--port", "0"]
-        begun = time.monotonic()
-        self.process = subprocess.Popen([chain.programs / words[0], *words[1:]],
-                                        stdout=subprocess.PIPE, text=True)
-        for line in self.process.stdout:
-            if line.startswith("cortex: serving "):
-                self.url = line.split()[-1].replace("http://", "ws://")
-                chain.add({"command": shown(words), "seconds": round(time.monotonic() - begun, 1)})
-                return
-        raise Failed(f"{shown(words)}: ended with {self.process.wait()}")
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.process.terminate()
-        self.process.wait()
-        self.process.stdout.close()
-
-    def flight_log(self):
-        return max(self.logs.glob("*.cortexlog"))
-
-
 def training_flags(command):
     """Of the command that `inspect` prints, all that names no file."""
     words = shlex.split(command)[2:]
@@ -116,10 +89,12 @@ def serve_own_file(chain, nwb, args, flags=None):
               ["r2", "steps"])
     chain.run(["cortex", "quantize", "--model", model, "--calibrate", nwb, "--out", small],
               ["r2_before", "r2_after", "output_error"])
-    with Server(chain, small) as server:
+    logs = chain.file(".logs")
+    logs.mkdir()
+    with Server(chain.programs / "cortex", small, "--record", logs) as server:
         chain.run(["cortex", "replay", "--nwb", nwb, "--url", server.url, "--speed", "max"],
                   ["r2", "steps", "latency_us", "deadline_ms", "missed"])
-    chain.run(["cortex", "verify", server.flight_log()], ["same", "sessions", "lost", "ended"])
+    chain.run(["cortex", "verify", max(logs.glob("*.cortexlog"))], ["same", "sessions", "lost", "ended"])
     return model
 
 

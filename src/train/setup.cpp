@@ -175,9 +175,8 @@ std::string fingerprint(const TrainOptions& o, const ModelConfig& config, const 
       "preset={} dim={} layers={} heads={} latents={} buckets={} receptive={} window={} bins={} "
       "reach={} tensors={:016x} bin_ms={} step_ms={} offset={} iterations={} minutes={} seed={} "
       "batch={} crop={} lr={:a} wd={:a} clip={:a} ema={:a} dropout={:a} thinning={:a} fresh={:a} "
-      "warmup={} "
-      "eval={} val={} bf16={} float64={} learn={} init={} rows={} accumulate={} select={} "
-      "hide={:a},{:a} device={} data={}",
+      "warmup={} eval={} val={} bf16={} float64={} learn={} init={} rows={} accumulate={} "
+      "select={} hide={:a},{:a} device={} data={}",
       o.preset, config.dim, config.layers, config.heads, config.latents, config.value_buckets,
       config.receptive_steps, config.window_steps, config.window_bins, config.receptive_ms,
       std::hash<std::string>{}(shape), o.data.bin_ms, o.data.step_ms, config.target_offset_ms,

@@ -12,6 +12,7 @@
 #include "serve/fake_engine.h"
 #include "serve/raw_client.h"
 #include "serve/server.h"
+#include "support/text.h"
 
 namespace cortex::testing {
 
@@ -59,10 +60,6 @@ inline bool eventually(const std::function<bool()>& condition) {
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
   return condition();
-}
-
-inline bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
 }
 
 inline std::string step_frame(std::int64_t sequence, const std::string& events = "") {

@@ -10,12 +10,9 @@
 
 #include "support/paths.h"
 #include "support/process.h"
+#include "support/text.h"
 
 namespace cortex::testing {
-
-inline bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
 
 /// A command that takes settings from files, the environment, --set and flags.
 class Settings : public ::testing::Test {
