@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <numeric>
 #include <tuple>
 
 namespace cortex {
@@ -11,17 +12,20 @@ namespace {
 constexpr int kDense = 16;
 constexpr int kPerOctave = 4;
 
-// Shares by which a batch above its prediction moves scale, its knots and key_ns.
-constexpr double kScaleStep = 0.03;
+// Shares by which a batch above its prediction moves the margin, and an untypical one its knots.
+constexpr double kMarginStep = 0.03;
 constexpr double kKnotStep = 0.01;
-constexpr double kKeyStep = 0.02;
-// A part that is predicted to be nothing still learns as if it were this share of the whole.
-constexpr double kLeastShare = 0.02;
+// Batches that the regression remembers, and as how many of them the measurements count.
+constexpr double kMemory = 10'000;
+constexpr double kPriorWeight = 16;
+// Sweeps of coordinate descent a batch, each from where the last one ended.
+constexpr int kSweeps = 8;
+constexpr double kLeastPerRow = 1e-3;
 // What was measured is typical, what is predicted an upper quantile.
 constexpr double kStartMargin = 1.1;
 constexpr double kDoubtStep = 0.02;
 constexpr double kKeysMemory = 1.0 / 64;
-// Averages reach back over so much predicted time; the measurements count as this much of it.
+// Averages reach back over so much typical time; the measurements count as this much of it.
 constexpr double kMemoryNs = 10e9;
 constexpr double kStartNs = 0.5e9;
 
@@ -74,16 +78,16 @@ double slope_of_keys(const std::vector<Point>& points) {
 }  // namespace
 
 CostModel::CostModel(int max_rows, std::span<const BatchCost> measured)
-    : knots_(make_knots(max_rows)), rows_ns_(knots_.size(), 0.0) {
+    : knots_(make_knots(max_rows)), rows_ns_(knots_.size(), 0.0), own_(knots_.size(), 1.0) {
   if (measured.empty()) return;
   const std::vector<Point> points = medians(measured);
-  key_ns_ = slope_of_keys(points);
+  const double key_ns = slope_of_keys(points);
   // Rows alone; more of them never cost less: what says so is noise, and would be extrapolated.
   std::vector<Point> line;
   for (std::size_t i = 0, end = 0; i < points.size(); i = end) {
     double sum = 0;
     for (end = i; end < points.size() && points[end].rows == points[i].rows; ++end)
-      sum += points[end].ns - key_ns_ * points[end].keys;
+      sum += points[end].ns - key_ns * points[end].keys;
     const double ns = std::max(1.0, sum / static_cast<double>(end - i));
     line.push_back({points[i].rows, 0, line.empty() ? ns : std::max(ns, line.back().ns)});
   }
@@ -97,10 +101,17 @@ CostModel::CostModel(int max_rows, std::span<const BatchCost> measured)
   }
   for (const Point& p : points)
     keys_per_row_ += p.keys / p.rows / static_cast<double>(points.size());
-  scale_ = kStartMargin;
-  lowest_ = scale_ * rows_ns_.front();
-  took_ns_ = kStartNs / kStartMargin;
-  predicted_ns_ = kStartNs;
+  begin(key_ns);
+  margin_ = kStartMargin;
+  lowest_ = margin_ * rows_ns_.front();
+}
+
+void CostModel::begin(double key_ns) {
+  // Where keys were not seen to cost anything they may turn out to, of the order of the rest.
+  key_unit_ = key_ns > 0 ? key_ns : rows_ns_.front() / std::max(1.0, keys_per_row_);
+  prior_ = parameters_ = {0, 1, key_ns > 0 ? 1.0 : 0.0};
+  took_ns_ = typical_ns_ = kStartNs;
+  lowest_ = rows_ns_.front();
   known_ = true;
 }
 
@@ -117,60 +128,84 @@ CostModel::Place CostModel::place(int rows) const {
   return {knot, static_cast<double>(rows - low) / (high - low)};
 }
 
-double CostModel::rows_ns(int rows) const {
+double CostModel::at(const std::vector<double>& knots, int rows) const {
   const Place p = place(rows);
-  if (p.weight == 0) return rows_ns_[p.knot];
-  return rows_ns_[p.knot] + (rows_ns_[p.knot + 1] - rows_ns_[p.knot]) * p.weight;
+  if (p.weight == 0) return knots[p.knot];
+  return knots[p.knot] + (knots[p.knot + 1] - knots[p.knot]) * p.weight;
+}
+
+CostModel::Terms CostModel::terms(int rows, double keys) const {
+  return {rows_ns_.front(), at(rows_ns_, rows), key_unit_ * keys};
+}
+
+double CostModel::typical(int rows, double keys) const {
+  const Terms x = terms(rows, keys);
+  return at(own_, rows) * std::inner_product(x.begin(), x.end(), parameters_.begin(), 0.0);
 }
 
 TimeNs CostModel::predict(int rows, std::int64_t keys) const {
-  return static_cast<TimeNs>(scale_ * (rows_ns(rows) + key_ns_ * static_cast<double>(keys)));
+  return static_cast<TimeNs>(margin_ * typical(rows, static_cast<double>(keys)));
 }
 
 void CostModel::observe(const BatchCost& batch) {
   const auto keys = static_cast<double>(batch.keys);
+  const auto took = static_cast<double>(std::max<TimeNs>(batch.took, 1));
   if (!known_) {
-    known_ = true;
     keys_per_row_ = keys / batch.rows;
-    for (std::size_t k = 0; k < knots_.size(); ++k)
-      rows_ns_[k] = static_cast<double>(std::max<TimeNs>(batch.took, 1)) * knots_[k] / batch.rows;
-    lowest_ = rows_ns_.front();
+    for (std::size_t k = 0; k < knots_.size(); ++k) rows_ns_[k] = took * knots_[k] / batch.rows;
+    begin(0);
     return;
   }
   keys_per_row_ += (keys / batch.rows - keys_per_row_) * kKeysMemory;
-  const double in_rows = rows_ns(batch.rows), in_keys = key_ns_ * keys, whole = in_rows + in_keys;
-  const auto took = static_cast<double>(std::max<TimeNs>(batch.took, 1));
-  const double predicted = std::max(1.0, scale_ * whole);
-  const double kept = std::max(0.0, 1 - predicted / kMemoryNs);
+  const double usual = std::max(1.0, typical(batch.rows, keys));
+  const double kept = std::max(0.0, 1 - usual / kMemoryNs);
   took_ns_ = took_ns_ * kept + took;
-  predicted_ns_ = predicted_ns_ * kept + predicted;
-  const bool above = took > predicted;
-  const double move = above ? kQuantile : kQuantile - 1;
-  const Place p = place(batch.rows);
-  rows_ns_[p.knot] *= 1 + kKnotStep * move * (1 - p.weight) * in_rows / whole;
-  if (p.weight > 0) rows_ns_[p.knot + 1] *= 1 + kKnotStep * move * p.weight * in_rows / whole;
-  if (keys > 0) {
-    const double share = std::max(in_keys / whole, kLeastShare);
-    key_ns_ = std::max(0.0, key_ns_ + kKeyStep * move * share * whole / keys);
+  typical_ns_ = typical_ns_ * kept + usual;
+  const double predicted = margin_ * usual;
+  learn(batch.rows, keys, std::min(took, predicted));
+  margin_ *= 1 + kMarginStep * (took > predicted ? kQuantile : kQuantile - 1);
+  lowest_ = std::min(lowest_, margin_ * typical(1, 0));
+}
+
+void CostModel::learn(int rows, double keys, double ns) {
+  // In shares of what was measured: a large batch counts no more than a small one.
+  Terms x = terms(rows, keys);
+  const double measured = x[1] + prior_[2] * x[2];
+  for (double& term : x) term /= measured;
+  for (std::size_t i = 0; i < kTerms; ++i) {
+    for (std::size_t j = 0; j < kTerms; ++j)
+      products_[i][j] += x[i] * x[j] - products_[i][j] / kMemory;
+    targets_[i] += x[i] * ns / measured - targets_[i] / kMemory;
   }
-  scale_ *= 1 + kScaleStep * move;
-  lowest_ = std::min(lowest_, scale_ * rows_ns_.front());
+  // Coordinate descent, which keeps each within its bounds.
+  for (int sweep = 0; sweep < kSweeps; ++sweep)
+    for (std::size_t i = 0; i < kTerms; ++i) {
+      double rest = targets_[i] + kPriorWeight * prior_[i];
+      for (std::size_t j = 0; j < kTerms; ++j)
+        if (j != i) rest -= products_[i][j] * parameters_[j];
+      parameters_[i] =
+          std::max(i == 1 ? kLeastPerRow : 0.0, rest / (products_[i][i] + kPriorWeight));
+    }
+  const double off = std::clamp(ns / typical(rows, keys) - 1, -1.0, 1.0);
+  const Place p = place(rows);
+  own_[p.knot] *= 1 + kKnotStep * (1 - p.weight) * off;
+  if (p.weight > 0) own_[p.knot + 1] *= 1 + kKnotStep * p.weight * off;
 }
 
 void CostModel::doubt() {
-  const double sunk = scale_ * (1 - kDoubtStep);
-  if (sunk * rows_ns_.front() >= lowest_) scale_ = sunk;
+  const double sunk = margin_ * (1 - kDoubtStep);
+  if (sunk * typical(1, 0) >= lowest_) margin_ = sunk;
 }
 
 double CostModel::rows_hz(int max_rows, TimeNs longest) const {
   double hz = 0;
   for (const int rows : knots_) {
     if (rows > max_rows) break;
-    const TimeNs took = predict(rows, static_cast<std::int64_t>(rows * keys_per_row_));
-    if (rows > 1 && took > longest) break;
-    hz = rows * 1e9 / static_cast<double>(std::max<TimeNs>(took, 1));
+    const double usual = typical(rows, rows * keys_per_row_);
+    if (rows > 1 && margin_ * usual > static_cast<double>(longest)) break;
+    hz = std::max(hz, rows * 1e9 / std::max(1.0, usual));
   }
-  return took_ns_ > 0 ? hz * predicted_ns_ / took_ns_ : hz;
+  return took_ns_ > 0 ? hz * typical_ns_ / took_ns_ : hz;
 }
 
 }  // namespace cortex

@@ -85,6 +85,46 @@ TEST(CostModel, FollowsAMachineThatBecomesTwiceAsSlowForBatchesItHasNotSeenSince
   EXPECT_GT(model.predict(16, 0), 1.3 * static_cast<double>(before));
 }
 
+/// What a machine does whose batches each take `extra` beyond the two measurements of `measured()`.
+std::vector<BatchCost> measured() { return {{1, 0, 220'000}, {16, 0, 3'520'000}}; }
+
+void run_small_batches(CostModel& model, int most, TimeNs extra, double slower, int batches) {
+  Random random(1, {});
+  for (int i = 0; i < batches; ++i) {
+    const auto rows = static_cast<int>(1 + random.below(static_cast<std::uint64_t>(most)));
+    const double ns = slower * (220'000.0 * rows + static_cast<double>(extra));
+    model.observe({rows, 0, std::llround(ns * random.lognormal(0, 0.15))});
+  }
+}
+
+TEST(CostModel, WhatEveryBatchTakesLongerDoesNotCountForEveryRowOfLargeOnes) {
+  // Small batches alone run, each 60 us longer than measured: 27 % of one row, 1.7 % of sixteen.
+  CostModel model(16, measured());
+  run_small_batches(model, 4, 60'000, 1, 4000);
+  const double mean_jitter = std::exp(0.5 * 0.15 * 0.15);
+  const double truth = 16 / (3.58e-3 * mean_jitter);
+  EXPECT_NEAR(model.rows_hz(16), truth, 0.04 * truth);
+  // An upper quantile of the largest batch, too.
+  EXPECT_NEAR(static_cast<double>(model.predict(16, 0)), 3'580'000 * std::exp(1.645 * 0.15),
+              0.12 * 3'580'000);
+}
+
+TEST(CostModel, WhereOneSizeAloneRunsWhatItTakesLongerIsHalfTheBatchsAndHalfTheRows) {
+  CostModel model(16, measured());
+  run_small_batches(model, 1, 60'000, 1, 4000);
+  const double mean_jitter = std::exp(0.5 * 0.15 * 0.15);
+  const double half = 16 / ((3.52e-3 + 16 * 30e-6 + 30e-6) * mean_jitter);
+  EXPECT_NEAR(model.rows_hz(16), half, 0.04 * half);
+}
+
+TEST(CostModel, AMachineThatBecomesSlowerSaysSoInSmallBatchesOfSeveralSizes) {
+  CostModel model(16, measured());
+  run_small_batches(model, 4, 60'000, 1, 4000);
+  run_small_batches(model, 4, 60'000, 2, 30'000);
+  const double truth = 16 / (2 * 3.58e-3 * std::exp(0.5 * 0.15 * 0.15));
+  EXPECT_NEAR(model.rows_hz(16), truth, 0.06 * truth);
+}
+
 TEST(CostModel, DoubtSinksToTheLowestThatWasEverPredictedAndNoFurther) {
   CostModel model(1, std::vector<BatchCost>{{1, 0, 1000}});
   const TimeNs lowest = model.predict(1, 0);
