@@ -269,8 +269,8 @@ struct EngineOptions {
   int max_tenant_windows = 0;   ///< of one tenant, waiting; 0: no limit of its own
   /// Share of the predicted capacity that declared step rates may fill, all together and of one
   /// tenant. Above 1 they promise more than the engine expects to hold.
-  double max_utilisation = 0.9;
-  double max_tenant_utilisation = 0.9;
+  double max_utilisation = 0.95;
+  double max_tenant_utilisation = 0.95;
   SchedulerPolicy policy = SchedulerPolicy::edf;
   /// How long the compute thread polls for work before it sleeps: waking a thread takes tens of
   /// microseconds where its core has gone idle. As long as the time between two steps, it never

@@ -39,7 +39,7 @@ class SchedulingPolicy {
 struct PolicyOptions {
   int max_batch = 16;
   int max_queued = 256;  ///< windows; more are refused, by every policy
-  double max_utilisation = 0.9;
+  double max_utilisation = 0.95;
 };
 
 /// The engine's scheduler; `measured` stands for its warm-up.
