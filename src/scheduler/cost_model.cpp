@@ -24,8 +24,8 @@ constexpr double kLeastPerRow = 1e-3;
 // What was measured is typical, what is predicted an upper quantile.
 constexpr double kStartMargin = 1.1;
 constexpr double kDoubtStep = 0.02;
-constexpr double kKeysMemory = 1.0 / 64;
-// Averages reach back over so much typical time; the measurements count as this much of it.
+constexpr double kKeysMemory = 1.0 / 128;
+// Averages reach back over so much time; the measurements count as this much of it.
 constexpr double kMemoryNs = 10e9;
 constexpr double kStartNs = 0.5e9;
 
@@ -110,7 +110,7 @@ void CostModel::begin(double key_ns) {
   // Where keys were not seen to cost anything they may turn out to, of the order of the rest.
   key_unit_ = key_ns > 0 ? key_ns : rows_ns_.front() / std::max(1.0, keys_per_row_);
   prior_ = parameters_ = {0, 1, key_ns > 0 ? 1.0 : 0.0};
-  took_ns_ = typical_ns_ = kStartNs;
+  took_ns_ = shared_ns_ = kStartNs;
   lowest_ = rows_ns_.front();
   known_ = true;
 }
@@ -138,9 +138,9 @@ CostModel::Terms CostModel::terms(int rows, double keys) const {
   return {rows_ns_.front(), at(rows_ns_, rows), key_unit_ * keys};
 }
 
-double CostModel::typical(int rows, double keys) const {
+double CostModel::shared(int rows, double keys) const {
   const Terms x = terms(rows, keys);
-  return at(own_, rows) * std::inner_product(x.begin(), x.end(), parameters_.begin(), 0.0);
+  return std::inner_product(x.begin(), x.end(), parameters_.begin(), 0.0);
 }
 
 TimeNs CostModel::predict(int rows, std::int64_t keys) const {
@@ -157,11 +157,11 @@ void CostModel::observe(const BatchCost& batch) {
     return;
   }
   keys_per_row_ += (keys / batch.rows - keys_per_row_) * kKeysMemory;
-  const double usual = std::max(1.0, typical(batch.rows, keys));
+  const double usual = shared(batch.rows, keys);
   const double kept = std::max(0.0, 1 - usual / kMemoryNs);
   took_ns_ = took_ns_ * kept + took;
-  typical_ns_ = typical_ns_ * kept + usual;
-  const double predicted = margin_ * usual;
+  shared_ns_ = shared_ns_ * kept + usual;
+  const double predicted = margin_ * typical(batch.rows, keys);
   learn(batch.rows, keys, std::min(took, predicted));
   margin_ *= 1 + kMarginStep * (took > predicted ? kQuantile : kQuantile - 1);
   lowest_ = std::min(lowest_, margin_ * typical(1, 0));
@@ -201,11 +201,11 @@ double CostModel::rows_hz(int max_rows, TimeNs longest) const {
   double hz = 0;
   for (const int rows : knots_) {
     if (rows > max_rows) break;
-    const double usual = typical(rows, rows * keys_per_row_);
-    if (rows > 1 && margin_ * usual > static_cast<double>(longest)) break;
-    hz = std::max(hz, rows * 1e9 / std::max(1.0, usual));
+    const double keys = rows * keys_per_row_;
+    if (rows > 1 && margin_ * typical(rows, keys) > static_cast<double>(longest)) break;
+    hz = std::max(hz, rows * 1e9 / std::max(1.0, shared(rows, keys)));
   }
-  return took_ns_ > 0 ? hz * typical_ns_ / took_ns_ : hz;
+  return took_ns_ > 0 ? hz * shared_ns_ / took_ns_ : hz;
 }
 
 }  // namespace cortex

@@ -74,7 +74,8 @@ class CostModel {
   double at(const std::vector<double>& knots, int rows) const;
   /// What each parameter is multiplied by, ns.
   Terms terms(int rows, double keys) const;
-  double typical(int rows, double keys) const;
+  double shared(int rows, double keys) const;
+  double typical(int rows, double keys) const { return at(own_, rows) * shared(rows, keys); }
   /// Learns what a batch of `ns` is typical of.
   void learn(int rows, double keys, double ns);
 
@@ -90,9 +91,9 @@ class CostModel {
   double margin_ = 1;
   double keys_per_row_ = 0;
   double lowest_ = 0;  // prediction of one row without keys, ever
-  // Time that batches took and what was typical of them, fading as more is added.
+  // Time that batches took and what shared() says of them, fading as more is added.
   double took_ns_ = 0;
-  double typical_ns_ = 0;
+  double shared_ns_ = 0;
   bool known_ = false;
 };
 
