@@ -1,13 +1,6 @@
 #include "scheduler/batch_former.h"
 
 namespace cortex {
-namespace {
-
-// One more row is worth waiting for if that saves this share of running it alone.
-constexpr double kLeastGain = 0.05;
-
-}  // namespace
-
 bool GrowingBatch::in_time(const Work& work) const {
   return !work.promised || start_ + work.forwards * alone(work) <= work.deadline;
 }
@@ -21,7 +14,7 @@ bool GrowingBatch::admits(const Work& work) const {
   if (rows_ == max_rows_) return false;
   const TimeNs took = cost_->predict(rows_ + 1, keys_ + work.keys);
   if (start_ + took > std::min(latest_, latest(work))) return false;
-  return static_cast<double>(took - took_) <= (1 - kLeastGain) * static_cast<double>(alone(work));
+  return CostModel::joins(static_cast<double>(took - took_), static_cast<double>(alone(work)));
 }
 
 void GrowingBatch::add(const Work& work) {

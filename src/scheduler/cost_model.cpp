@@ -14,7 +14,7 @@ constexpr int kPerOctave = 4;
 
 // Shares by which a batch above its prediction moves the margin, and an untypical one its knots.
 constexpr double kMarginStep = 0.03;
-constexpr double kKnotStep = 0.01;
+constexpr double kKnotStep = 0.002;
 // Batches that the regression remembers, and as how many of them the measurements count.
 constexpr double kMemory = 10'000;
 constexpr double kPriorWeight = 16;
@@ -110,7 +110,7 @@ void CostModel::begin(double key_ns) {
   // Where keys were not seen to cost anything they may turn out to, of the order of the rest.
   key_unit_ = key_ns > 0 ? key_ns : rows_ns_.front() / std::max(1.0, keys_per_row_);
   prior_ = parameters_ = {0, 1, key_ns > 0 ? 1.0 : 0.0};
-  took_ns_ = shared_ns_ = kStartNs;
+  took_ns_ = typical_ns_ = kStartNs;
   lowest_ = rows_ns_.front();
   known_ = true;
 }
@@ -138,9 +138,9 @@ CostModel::Terms CostModel::terms(int rows, double keys) const {
   return {rows_ns_.front(), at(rows_ns_, rows), key_unit_ * keys};
 }
 
-double CostModel::shared(int rows, double keys) const {
+double CostModel::typical(int rows, double keys) const {
   const Terms x = terms(rows, keys);
-  return std::inner_product(x.begin(), x.end(), parameters_.begin(), 0.0);
+  return at(own_, rows) * std::inner_product(x.begin(), x.end(), parameters_.begin(), 0.0);
 }
 
 TimeNs CostModel::predict(int rows, std::int64_t keys) const {
@@ -157,11 +157,11 @@ void CostModel::observe(const BatchCost& batch) {
     return;
   }
   keys_per_row_ += (keys / batch.rows - keys_per_row_) * kKeysMemory;
-  const double usual = shared(batch.rows, keys);
+  const double usual = typical(batch.rows, keys);
   const double kept = std::max(0.0, 1 - usual / kMemoryNs);
   took_ns_ = took_ns_ * kept + took;
-  shared_ns_ = shared_ns_ * kept + usual;
-  const double predicted = margin_ * typical(batch.rows, keys);
+  typical_ns_ = typical_ns_ * kept + usual;
+  const double predicted = margin_ * usual;
   learn(batch.rows, keys, std::min(took, predicted));
   margin_ *= 1 + kMarginStep * (took > predicted ? kQuantile : kQuantile - 1);
   lowest_ = std::min(lowest_, margin_ * typical(1, 0));
@@ -198,14 +198,20 @@ void CostModel::doubt() {
 }
 
 double CostModel::rows_hz(int max_rows, TimeNs longest) const {
-  double hz = 0;
+  const double alone = typical(1, keys_per_row_);
+  double best = alone;
+  int formed = 1;
   for (const int rows : knots_) {
-    if (rows > max_rows) break;
-    const double keys = rows * keys_per_row_;
-    if (rows > 1 && margin_ * typical(rows, keys) > static_cast<double>(longest)) break;
-    hz = std::max(hz, rows * 1e9 / std::max(1.0, shared(rows, keys)));
+    const double usual = typical(rows, rows * keys_per_row_);
+    if (rows == 1) continue;
+    if (rows > max_rows || margin_ * usual > static_cast<double>(longest) ||
+        !joins((usual - best) / (rows - formed), alone))
+      break;
+    best = usual;
+    formed = rows;
   }
-  return took_ns_ > 0 ? hz * shared_ns_ / took_ns_ : hz;
+  const double hz = formed * 1e9 / std::max(1.0, best);
+  return took_ns_ > 0 ? hz * typical_ns_ / took_ns_ : hz;
 }
 
 }  // namespace cortex

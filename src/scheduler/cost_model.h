@@ -37,6 +37,8 @@ struct BatchCost {
 class CostModel {
  public:
   static constexpr double kQuantile = 0.95;
+  /// One more row is worth waiting for if that saves this share of running it alone.
+  static constexpr double kLeastGain = 0.05;
 
   /// Starts from measurements, several of the same batch by their median: rows that were not
   /// measured are interpolated, those above the largest extrapolated from the last two (from one:
@@ -52,9 +54,12 @@ class CostModel {
   /// prediction sinks a little, down to the lowest that it has ever been, so that what was learned
   /// in a slow hour cannot refuse for ever.
   void doubt();
-  /// Rows a second in the long run, in the best batches of up to `max_rows` rows that are predicted
-  /// to take no longer than `longest`; a batch of one is always allowed. By what batches took on
-  /// average, stalls and pauses included.
+  /// Whether a row that takes `more` of a batch's time should join it, where it takes `alone`.
+  static bool joins(double more, double alone) { return more <= (1 - kLeastGain) * alone; }
+  /// Rows a second in the long run, where there is always work: in batches that grow while rows
+  /// should join, up to `max_rows` and the largest that is predicted to take no longer than
+  /// `longest`; a batch of one is always allowed. By what batches took on average, stalls and
+  /// pauses included.
   double rows_hz(int max_rows, TimeNs longest = kNever) const;
   /// A running mean of what batches held; at first of what was measured.
   double keys_per_row() const { return keys_per_row_; }
@@ -74,8 +79,7 @@ class CostModel {
   double at(const std::vector<double>& knots, int rows) const;
   /// What each parameter is multiplied by, ns.
   Terms terms(int rows, double keys) const;
-  double shared(int rows, double keys) const;
-  double typical(int rows, double keys) const { return at(own_, rows) * shared(rows, keys); }
+  double typical(int rows, double keys) const;
   /// Learns what a batch of `ns` is typical of.
   void learn(int rows, double keys, double ns);
 
@@ -91,9 +95,9 @@ class CostModel {
   double margin_ = 1;
   double keys_per_row_ = 0;
   double lowest_ = 0;  // prediction of one row without keys, ever
-  // Time that batches took and what shared() says of them, fading as more is added.
+  // Time that batches took and what was typical of them, fading as more is added.
   double took_ns_ = 0;
-  double shared_ns_ = 0;
+  double typical_ns_ = 0;
   bool known_ = false;
 };
 
