@@ -78,7 +78,7 @@ double slope_of_keys(const std::vector<Point>& points) {
 }  // namespace
 
 CostModel::CostModel(int max_rows, std::span<const BatchCost> measured)
-    : knots_(make_knots(max_rows)), rows_ns_(knots_.size(), 0.0), own_(knots_.size(), 1.0) {
+    : knots_(make_knots(max_rows)), table_(knots_.size(), 0.0), own_(knots_.size(), 1.0) {
   if (measured.empty()) return;
   const std::vector<Point> points = medians(measured);
   const double key_ns = slope_of_keys(points);
@@ -97,21 +97,21 @@ CostModel::CostModel(int max_rows, std::span<const BatchCost> measured)
     std::size_t i = 1;
     while (i + 1 < line.size() && line[i].rows < knots_[k]) ++i;
     const Point &a = line[i - 1], &b = line[i];
-    rows_ns_[k] = a.ns + (b.ns - a.ns) * (knots_[k] - a.rows) / (b.rows - a.rows);
+    table_[k] = a.ns + (b.ns - a.ns) * (knots_[k] - a.rows) / (b.rows - a.rows);
   }
   for (const Point& p : points)
     keys_per_row_ += p.keys / p.rows / static_cast<double>(points.size());
   begin(key_ns);
   margin_ = kStartMargin;
-  lowest_ = margin_ * rows_ns_.front();
+  lowest_ = margin_ * table_.front();
 }
 
 void CostModel::begin(double key_ns) {
   // Where keys were not seen to cost anything they may turn out to, of the order of the rest.
-  key_unit_ = key_ns > 0 ? key_ns : rows_ns_.front() / std::max(1.0, keys_per_row_);
+  key_unit_ = key_ns > 0 ? key_ns : table_.front() / std::max(1.0, keys_per_row_);
   prior_ = parameters_ = {0, 1, key_ns > 0 ? 1.0 : 0.0};
   took_ns_ = typical_ns_ = kStartNs;
-  lowest_ = rows_ns_.front();
+  lowest_ = table_.front();
   known_ = true;
 }
 
@@ -135,7 +135,7 @@ double CostModel::at(const std::vector<double>& knots, int rows) const {
 }
 
 CostModel::Terms CostModel::terms(int rows, double keys) const {
-  return {rows_ns_.front(), at(rows_ns_, rows), key_unit_ * keys};
+  return {table_.front(), at(table_, rows), key_unit_ * keys};
 }
 
 double CostModel::typical(int rows, double keys) const {
@@ -152,7 +152,7 @@ void CostModel::observe(const BatchCost& batch) {
   const auto took = static_cast<double>(std::max<TimeNs>(batch.took, 1));
   if (!known_) {
     keys_per_row_ = keys / batch.rows;
-    for (std::size_t k = 0; k < knots_.size(); ++k) rows_ns_[k] = took * knots_[k] / batch.rows;
+    for (std::size_t k = 0; k < knots_.size(); ++k) table_[k] = took * knots_[k] / batch.rows;
     begin(0);
     return;
   }

@@ -19,15 +19,14 @@ struct BatchCost {
 
 /// How long a batch takes, learned from those that ran. What is typical of a batch,
 ///
-///     typical(rows, keys) = at(rows) * (fixed * rows_ns(1) + per_row * rows_ns(rows) + per_key *
-///     keys)
+///     own(rows) * (fixed * table(1) + per_row * table(rows) + per_key * keys),
 ///
-/// starts from what was measured: rows_ns is that table, since batching pays here and not there,
-/// and stays as it is. Three parameters are learned for all sizes together (ridge regression whose
+/// starts from what was measured: that is the table, since batching pays here and not there, and it
+/// stays as it is. Three parameters are learned for all sizes together (ridge regression whose
 /// prior is the table, older batches fading), so that the small batches of a moderate load tell of
 /// the large ones that nobody runs: what every batch costs beyond the table (waking, cold caches)
 /// is told from what every row costs as soon as sizes differ, and is shared between the two as long
-/// as they do not. at(rows) is what one size has to itself.
+/// as they do not. own(rows) is what one size has to itself.
 ///
 /// The prediction lies a margin above that: an upper quantile, and where the machine becomes slower
 /// what follows first. Each batch moves the margin by a bounded share, up where it took longer than
@@ -84,9 +83,9 @@ class CostModel {
   void learn(int rows, double keys, double ns);
 
   std::vector<int> knots_;
-  std::vector<double> rows_ns_;  // at each knot
-  std::vector<double> own_;      // at each knot, around 1
-  double key_unit_ = 0;          // ns a key for which per_key is 1
+  std::vector<double> table_;  // at each knot, ns
+  std::vector<double> own_;    // at each knot, around 1
+  double key_unit_ = 0;        // ns a key for which per_key is 1
   Terms prior_ = {0, 1, 0};
   Terms parameters_ = prior_;
   // Sums of products of terms with terms, and with what batches took, fading.
