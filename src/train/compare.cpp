@@ -45,10 +45,10 @@ Result<void> check(const CompareOptions& o) {
   return {};
 }
 
-/// Fits `name` on the fold's training trials and writes it to `path`; the seconds that it took, with
-/// those of earlier processes for what was fitted already.
+/// Fits `name` on the fold's training trials and writes it to `path`; the seconds that it took,
+/// with those of earlier processes for what was fitted already.
 Result<double> fit(const CompareOptions& options, const std::string& name, int fold,
-                 const std::vector<Recording>& recordings, const std::string& path) {
+                   const std::vector<Recording>& recordings, const std::string& path) {
   DataOptions data = options.data;
   data.fold = fold;
   data.val_split = "test";
@@ -101,8 +101,8 @@ struct Fitted {
 };
 /// Fits `name` in a fold whose recordings are at hand.
 Result<Fitted> fit_in_fold(const CompareOptions& options, const std::string& name, int fold,
-                                const std::vector<Recording>& folded,
-                                const std::function<void(const std::string&)>& progress) {
+                           const std::vector<Recording>& folded,
+                           const std::function<void(const std::string&)>& progress) {
   progress(fmt::format("{}, fold {} of {}", name, fold + 1, options.data.folds->folds));
   const fs::path folder = fs::path(options.run_dir) / fmt::format("fold{}", fold);
   std::error_code ec;

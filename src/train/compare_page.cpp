@@ -135,7 +135,8 @@ std::string compare_page(const CompareReport& report, const CompareOptions& opti
   out += "<h2>Scatter</h2>";
   for (std::size_t i = 0; i < report.rows.size(); ++i) out += scatter(report, report.rows[i], i);
   if (whole) out += "<h2>Traces</h2>";
-  for (std::size_t i = 0; whole && i < report.rows.size(); ++i) out += traces(report, report.rows[i], i);
+  for (std::size_t i = 0; whole && i < report.rows.size(); ++i)
+    out += traces(report, report.rows[i], i);
   return out + "</body></html>\n";
 }
 

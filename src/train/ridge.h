@@ -25,7 +25,7 @@ struct RidgeReport {
   /// power of ten. Under `nlb` as the benchmark does: of 1e-4 to 1, by the mean R² over five inner
   /// folds of the training trials.
   double alpha = 0;
-  double inner_r2 = 0;  ///< by which it was chosen
+  double inner_r2 = 0;          ///< by which it was chosen
   std::vector<double> weights;  ///< [lags * units + 1, dims], the intercept last
 };
 

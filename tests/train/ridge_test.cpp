@@ -84,10 +84,11 @@ TEST(Ridge, UnderNlbThePenaltyIsChosenByFiveInnerFolds) {
     for (std::size_t k = 0; k < vel.times_s.size(); ++k)
       if (vel.times_s[k] >= trial.span.start_s && vel.times_s[k] < trial.span.stop_s)
         for (std::size_t d = 0; d < vel.dims; ++d)
-          vel.values[k * vel.dims + d] = (k / 20 + d) % 2 == 0 ? 50.0f : -50.0f;
+          vel.values[k * vel.dims + d] = (k / 20 + d) % 2 == 0 ? 150.0f : -150.0f;
   }
   RidgeOptions options;
   options.threads = 1;
+  options.lags = 3;
   const auto one = ridge(options, {recording}, {recording});
   ASSERT_TRUE(one) << one.error().message;
   EXPECT_LT(one->inner_r2, 0.1);
