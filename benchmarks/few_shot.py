@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 
-from results import write_results
+from results import gpu_names, write_results
 
 MODEL = ["--preset", "stream-nano", "--bin-ms", "100", "--step-ms", "100", "--window-steps", "20"]
 LEARN = ["--select", "last", "--split-val", "none", "--quiet"]
@@ -36,7 +36,8 @@ class Runs:
     def call(self, words):
         words = [str(w) for w in words]
         ran = subprocess.run(
-            [self.args.cortex_train, *words, "--threads", str(self.args.threads), "--json"],
+            [self.args.cortex_train, *words, "--threads", str(self.args.threads),
+             "--device", self.args.device, "--json"],
             stdout=subprocess.PIPE, text=True)
         if ran.returncode != 0:
             raise RuntimeError(f"{shlex.join(words)}: ended with {ran.returncode}")
@@ -151,6 +152,7 @@ def main():
     parser.add_argument("--both-iterations", type=int, default=1200)
     parser.add_argument("--threads", type=int, default=1, help="of a run")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda, of every run")
     args = parser.parse_args()
     args.trials = [t if t == "all" else int(t) for t in args.trials.split(",")]
     runs = Runs(args)
@@ -159,10 +161,12 @@ def main():
         print(row)
     failed = [row["name"] for row in runs.rows if "failed" in row]
     if args.out:
+        device = {"device": {"gpu": gpu_names()[0]}} if args.device == "cuda" else {}
         write_results(args.out, "few_shot",
                       "benchmarks/few_shot.py --before DAY1.nwb --day DAY2.nwb",
                       {"summary": summary(runs.rows), "runs": runs.rows},
-                      before=pathlib.Path(args.before).name, day=pathlib.Path(args.day).name)
+                      **device, before=pathlib.Path(args.before).name,
+                      day=pathlib.Path(args.day).name)
     if failed:
         sys.exit(f"few_shot: failed: {', '.join(failed)}")
 

@@ -17,6 +17,12 @@ def machine():
     return {"cpu": cpu, "cores": os.cpu_count()}
 
 
+def gpu_names():
+    asked = subprocess.run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
+                           stdout=subprocess.PIPE, text=True, check=True)
+    return asked.stdout.strip().splitlines()
+
+
 def revision():
     if "CORTEX_REVISION" in os.environ:  # of a tree without its repository
         return os.environ["CORTEX_REVISION"]

@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 
-from results import write_results
+from results import gpu_names, write_results
 
 
 def gpu_memory():
@@ -29,12 +29,6 @@ def gpu_memory():
         ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"],
         capture_output=True, text=True, check=True)
     return [int(line) for line in asked.stdout.split()]
-
-
-def gpu_names():
-    asked = subprocess.run(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
-                           capture_output=True, text=True, check=True)
-    return asked.stdout.strip().splitlines()
 
 
 def resident(process):

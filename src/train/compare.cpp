@@ -24,7 +24,7 @@ namespace fs = std::filesystem;
 
 constexpr int kLagSteps = 10;  // each way
 constexpr double kUnitShares[] = {1.0, 0.9, 0.75, 0.5, 0.25};
-constexpr std::size_t kTraces = 8;
+constexpr std::size_t kTraceSteps = 200;
 
 bool is_linear(const std::string& name) { return name == "ridge" || name == "kalman"; }
 
@@ -45,9 +45,10 @@ Result<void> check(const CompareOptions& o) {
   return {};
 }
 
-/// Fits `name` on the fold's training trials and writes it to `path`.
-Result<void> fit(const CompareOptions& options, const std::string& name, int fold,
-                 const std::vector<Recording>& recordings, const std::string& path) {
+/// Fits `name` on the fold's training trials and writes it to `path`; the seconds that it took,
+/// with those of earlier processes for what was fitted already.
+Result<double> fit(const CompareOptions& options, const std::string& name, int fold,
+                   const std::vector<Recording>& recordings, const std::string& path) {
   DataOptions data = options.data;
   data.fold = fold;
   data.val_split = "test";
@@ -56,6 +57,10 @@ Result<void> fit(const CompareOptions& options, const std::string& name, int fol
   // published decoders do; a Kalman filter needs steps that follow one another.
   if (data.protocol.protocol != Protocol::onset || name == "kalman")
     data.protocol.protocol = Protocol::causal;
+  const auto from = std::chrono::steady_clock::now();
+  const auto seconds = [&] {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - from).count();
+  };
   if (name == "ridge") {
     RidgeOptions ridge_options{.data = data,
                                .eval_nwb = {},
@@ -64,7 +69,7 @@ Result<void> fit(const CompareOptions& options, const std::string& name, int fol
                                .threads = options.training.threads};
     const auto done = ridge(ridge_options, recordings, recordings);
     if (!done) return done.error();
-    return {};
+    return seconds();
   }
   if (name == "kalman") {
     KalmanOptions kalman_options;
@@ -74,7 +79,7 @@ Result<void> fit(const CompareOptions& options, const std::string& name, int fol
     kalman_options.threads = options.training.threads;
     const auto done = kalman(kalman_options, recordings);
     if (!done) return done.error();
-    return {};
+    return seconds();
   }
   TrainOptions training = options.training;
   training.data = data;
@@ -87,21 +92,26 @@ Result<void> fit(const CompareOptions& options, const std::string& name, int fol
   training.run_dir = path + ".run";
   const auto done = train(training, recordings);
   if (!done) return done.error();
-  return {};
+  return done->seconds;
 }
 
-/// Fits `name` in a fold whose recordings are at hand; the model's path.
-Result<std::string> fit_in_fold(const CompareOptions& options, const std::string& name, int fold,
-                                const std::vector<Recording>& folded,
-                                const std::function<void(const std::string&)>& progress) {
+struct Fitted {
+  std::string path;
+  double seconds = 0;
+};
+/// Fits `name` in a fold whose recordings are at hand.
+Result<Fitted> fit_in_fold(const CompareOptions& options, const std::string& name, int fold,
+                           const std::vector<Recording>& folded,
+                           const std::function<void(const std::string&)>& progress) {
   progress(fmt::format("{}, fold {} of {}", name, fold + 1, options.data.folds->folds));
   const fs::path folder = fs::path(options.run_dir) / fmt::format("fold{}", fold);
   std::error_code ec;
   fs::create_directories(folder, ec);
   if (ec) return Error{ErrorCode::io_error, folder.string() + ": " + ec.message(), "run"};
-  std::string path = (folder / (name + ".safetensors")).string();
-  if (const auto ok = fit(options, name, fold, folded, path); !ok) return ok.error();
-  return path;
+  const std::string path = (folder / (name + ".safetensors")).string();
+  const auto seconds = fit(options, name, fold, folded, path);
+  if (!seconds) return seconds.error();
+  return Fitted{path, *seconds};
 }
 
 std::vector<CurvePoint> minutes_curve(const std::string& run_dir) {
@@ -164,8 +174,10 @@ std::vector<CurvePoint> lag_curve(const DecodedModel& d) {
 std::vector<Trace> traces_of(const DecodedModel& d) {
   std::vector<Trace> out;
   const std::size_t dims = d.timeline.dims;
+  std::size_t steps = 0;
   for (const Span& span : spans_of(d)) {
-    if (out.size() == kTraces) break;
+    if (steps >= kTraceSteps) break;
+    steps += span.last - span.first;
     const auto copy = [&](const std::vector<float>& from) {
       return std::vector<float>(from.begin() + static_cast<std::ptrdiff_t>(span.first * dims),
                                 from.begin() + static_cast<std::ptrdiff_t>(span.last * dims));
@@ -210,25 +222,25 @@ Result<CompareRow> run_model(const CompareOptions& options, const std::string& n
   for (int fold = 0; fold < options.data.folds->folds; ++fold) {
     const auto folded = fold_recordings(recordings, *options.data.folds, fold);
     if (!folded) return folded.error();
-    const auto from = std::chrono::steady_clock::now();
-    const auto path = fit_in_fold(options, name, fold, *folded, progress);
-    if (!path) return path.error();
-    row.fit_s += std::chrono::duration<double>(std::chrono::steady_clock::now() - from).count();
+    const auto fitted = fit_in_fold(options, name, fold, *folded, progress);
+    if (!fitted) return fitted.error();
+    const std::string& path = fitted->path;
+    row.fit_s += fitted->seconds;
     DecodeChoices choices;
     choices.device = options.training.device;
-    const auto done = decode_model(*path, options.data, "test", *folded, choices);
+    const auto done = decode_model(path, options.data, "test", *folded, choices);
     if (!done) return done.error();
     choices.reset_each_trial = true;
-    const auto apart = decode_model(*path, options.data, "test", *folded, choices);
+    const auto apart = decode_model(path, options.data, "test", *folded, choices);
     if (!apart) return apart.error();
     row.trials.insert(row.trials.end(), done->trials.begin(), done->trials.end());
     reset.insert(reset.end(), apart->trials.begin(), apart->trials.end());
     if (fold > 0) continue;
-    row.parameters = parameters_of(*path);
+    row.parameters = parameters_of(path);
     report.output_names = done->timeline.output_names;
     report.output_unit = done->timeline.output_unit;
     report.step_ms = done->timeline.step_ms;
-    if (const auto ok = describe(options, *path, *folded, *done, row); !ok) return ok.error();
+    if (const auto ok = describe(options, path, *folded, *done, row); !ok) return ok.error();
   }
   std::sort(row.trials.begin(), row.trials.end(),
             [](const TrialScore& a, const TrialScore& b) { return a.trial < b.trial; });
@@ -255,8 +267,8 @@ Result<void> fit_fold(const CompareOptions& options,
   const auto folded = fold_recordings(*recordings, *options.data.folds, fold);
   if (!folded) return folded.error();
   for (const std::string& name : options.models)
-    if (const auto path = fit_in_fold(options, name, fold, *folded, progress); !path)
-      return path.error();
+    if (const auto fitted = fit_in_fold(options, name, fold, *folded, progress); !fitted)
+      return fitted.error();
   return {};
 }
 

@@ -112,13 +112,14 @@ std::string compare_page(const CompareReport& report, const CompareOptions& opti
       "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>Decoders compared"
       "</title><style>{}</style></head><body><h1>Decoders compared</h1><p>{}: {} steps of {} "
       "trials, protocol <b>{}</b>, {} ms steps, {} folds dealt {} (seed {}). Every decoder sees "
-      "the "
-      "same training trials of a fold, all their steps, and is scored on its tested ones; nothing "
-      "is chosen on a "
-      "tested trial. Networks have the same budget: {}, seed {}. Intervals and paired differences "
-      "are from {} draws of trials. Revision {}.</p>",
+      "the same training trials of a fold, {}, and is scored on its tested ones; nothing is chosen "
+      "on a tested trial. Networks have the same budget: {}, seed {}. Intervals and paired "
+      "differences are from {} draws of trials. Revision {}.</p>",
       kStyle, fmt::join(files, ", "), report.steps, report.trials, report.protocol, report.step_ms,
       report.folds, folds.scheme == FoldScheme::trial ? "by trial" : "in blocks", folds.seed,
+      options.data.protocol.protocol == Protocol::onset
+          ? "of each the step at onset (kalman: all their steps)"
+          : "all their steps",
       t.minutes > 0 ? fmt::format("{:g} minutes a fold", t.minutes)
                     : fmt::format("{} updates a fold", t.iterations),
       t.seed, options.resamples, source_revision());
@@ -126,13 +127,16 @@ std::string compare_page(const CompareReport& report, const CompareOptions& opti
   out +=
       "<h2>First fold</h2><p>Lag: the truth is read that much after the answer's own time; a "
       "peak to the left is an answer that comes late. Units: the others fall silent.</p>";
-  out += curves(report, "R² by lag", "ms", &CompareRow::by_lag);
+  // Under `onset` a trial is one step: nothing to shift, and no trace.
+  const bool whole = report.steps > report.trials;
+  if (whole) out += curves(report, "R² by lag", "ms", &CompareRow::by_lag);
   out += curves(report, "R² by units kept", "share of units", &CompareRow::by_units);
   out += curves(report, "R² by training time", "minutes", &CompareRow::by_minutes);
   out += "<h2>Scatter</h2>";
   for (std::size_t i = 0; i < report.rows.size(); ++i) out += scatter(report, report.rows[i], i);
-  out += "<h2>Traces</h2>";
-  for (std::size_t i = 0; i < report.rows.size(); ++i) out += traces(report, report.rows[i], i);
+  if (whole) out += "<h2>Traces</h2>";
+  for (std::size_t i = 0; whole && i < report.rows.size(); ++i)
+    out += traces(report, report.rows[i], i);
   return out + "</body></html>\n";
 }
 

@@ -9,16 +9,15 @@
 namespace cortex::train {
 namespace {
 
-constexpr int kInnerEvery = 5;
 // A step may hold this many events even where units and bins are few.
 constexpr int kLeastEvents = 256;
 
 }  // namespace
 
-bool in_split(const TimelinePart& part, std::int64_t step, Which which) {
+bool in_split(const TimelinePart& part, std::int64_t step, Which which, int fold) {
   const auto s = static_cast<std::size_t>(step);
   if (!part.mask[s]) return false;
-  const bool inner = part.scored_trial[s] % kInnerEvery == 0;
+  const bool inner = part.scored_trial[s] % kInnerFolds == fold;
   return which == Which::all || inner == (which == Which::inner_score);
 }
 

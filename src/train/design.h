@@ -8,10 +8,12 @@
 /// What ridge and Kalman share: rows of a regression, and the way to a servable model.
 namespace cortex::train {
 
+constexpr int kInnerFolds = 5;
 enum class Which { all, inner_fit, inner_score };
-/// Scored steps of every trial, of all but every fifth, or of every fifth: the inner split on which
-/// a setting is chosen, so that no setting is chosen on the trials that are scored in the end.
-bool in_split(const TimelinePart& part, std::int64_t step, Which which);
+/// Scored steps of every trial, of those outside inner fold `fold`, or of those in it. Trials are
+/// dealt to the inner folds in turn. A setting is chosen on them, so that none is chosen on the
+/// trials that are scored in the end.
+bool in_split(const TimelinePart& part, std::int64_t step, Which which, int fold = 0);
 
 /// `x` += penalty on the diagonal; solves x w = y for w in float64.
 torch::Tensor solve_ridge(const torch::Tensor& xx, const torch::Tensor& xy,

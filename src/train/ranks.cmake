@@ -29,7 +29,8 @@ else()
 endif()
 
 # Of CUDA's toolkit, or of the packages beside a `torch` of Python's. The toolkit's come first: a
-# package's cuda_runtime.h may lack crt/host_config.h, which it includes.
+# package's cuda_runtime.h may lack crt/host_config.h, which it includes, and its cuda_fp16.h
+# nv/target, which CUDA 13 may hold in cccl/.
 file(GLOB _package_includes "${CORTEX_TORCH_INCLUDE}/../../nvidia/*/include")
 set(_cuda_includes ${CUDAToolkit_INCLUDE_DIRS} $ENV{CUDA_HOME}/include /usr/local/cuda/include
                    ${_package_includes})
@@ -38,10 +39,10 @@ if(NOT CORTEX_LIB_torch_cuda OR NOT CORTEX_LIB_c10_cuda)
   set(_nccl_lacks "LibTorch with CUDA")
 endif()
 set(_nccl_includes "")
-foreach(_header torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp crt/host_config.h cuda_runtime_api.h nccl.h
-                cublas_v2.h cublasLt.h cusparse.h cusolverDn.h)
+foreach(_header torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp crt/host_config.h nv/target
+                cuda_runtime_api.h nccl.h cublas_v2.h cublasLt.h cusparse.h cusolverDn.h)
   string(MAKE_C_IDENTIFIER "CORTEX_INCLUDE_OF_${_header}" _found)
-  find_path(${_found} ${_header} HINTS ${CORTEX_TORCH_INCLUDE} ${_cuda_includes})
+  find_path(${_found} ${_header} HINTS ${CORTEX_TORCH_INCLUDE} ${_cuda_includes} PATH_SUFFIXES cccl)
   mark_as_advanced(${_found})
   if(${_found})
     list(APPEND _nccl_includes "${${_found}}")

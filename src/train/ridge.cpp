@@ -35,14 +35,15 @@ std::vector<double> gaussian(double steps) {
   return kernel;
 }
 
-Rows collect(const Timeline& timeline, int lags, const std::vector<double>& kernel, Which which) {
+Rows collect(const Timeline& timeline, int lags, const std::vector<double>& kernel, Which which,
+             int fold = 0) {
   const auto units = static_cast<std::int64_t>(timeline.unit_ids.size());
   const auto dims = static_cast<std::int64_t>(timeline.dims);
   const auto reach = static_cast<std::int64_t>(kernel.size() / 2);
   std::vector<std::pair<const TimelinePart*, std::int64_t>> rows;
   for (const TimelinePart& part : timeline.parts)
     for (std::int64_t s = 0; s < part.steps(); ++s)
-      if (in_split(part, s, which)) rows.emplace_back(&part, s);
+      if (in_split(part, s, which, fold)) rows.emplace_back(&part, s);
   const auto n = static_cast<std::int64_t>(rows.size());
   Rows out{torch::zeros({n, lags * units + 1}, torch::kFloat64),
            torch::zeros({n, dims}, torch::kFloat64)};
@@ -149,30 +150,40 @@ Result<RidgeReport> ridge(const RidgeOptions& options, const std::vector<Recordi
                               options.data.protocol, *units_by(options.data));
     if (!held) return held.error();
     const std::vector<double> kernel = gaussian(smooth_steps);
-    const Rows inner_fit = collect(*fit, options.lags, kernel, Which::inner_fit);
-    const Rows inner_score = collect(*fit, options.lags, kernel, Which::inner_score);
+    std::vector<Rows> inner;
+    for (int fold = 0; fold < kInnerFolds; ++fold)
+      inner.push_back(collect(*fit, options.lags, kernel, Which::inner_score, fold));
     const Rows outer = collect(*held, options.lags, kernel, Which::all);
-    for (const auto& [rows, what] :
-         {std::pair{&inner_fit, "training"}, std::pair{&inner_score, "training"},
-          std::pair{&outer, "validation"}})
-      if (rows->x.size(0) < 2)
-        return Error{ErrorCode::invalid_argument,
-                     fmt::format("too few {} trials can be scored", what), "nwb"};
-    Moments m = moments(inner_fit);
+    const bool nlb = options.data.protocol.protocol == Protocol::nlb;
+    const int tried = nlb ? kInnerFolds : 1;
+    std::int64_t rows = 0;
+    for (const Rows& fold : inner) rows += fold.x.size(0);
+    for (int fold = 0; fold < tried; ++fold)
+      if (const std::int64_t n = inner[fold].x.size(0); n < 2 || rows - n < 2)
+        return Error{ErrorCode::invalid_argument, "too few training trials can be scored", "nwb"};
+    if (outer.x.size(0) < 2)
+      return Error{ErrorCode::invalid_argument, "too few validation trials can be scored", "nwb"};
+    std::vector<Moments> parts;
+    for (const Rows& fold : inner) parts.push_back(moments(fold));
+    Moments m{parts[0].xx.clone(), parts[0].xy.clone()};
+    for (int fold = 1; fold < kInnerFolds; ++fold) {
+      m.xx += parts[fold].xx;
+      m.xy += parts[fold].xy;
+    }
     RidgeReport report;
     report.inner_r2 = -INFINITY;
-    const bool nlb = options.data.protocol.protocol == Protocol::nlb;
     for (double power = nlb ? -4 : -1; power <= (nlb ? 0 : 5); power += 0.5) {
       const double alpha = std::pow(10.0, power);
-      const double r2 = score(inner_score, solve(m, alpha)).mean;
+      double r2 = 0;
+      for (int fold = 0; fold < tried; ++fold) {
+        const Moments others{m.xx - parts[fold].xx, m.xy - parts[fold].xy};
+        r2 += score(inner[fold], solve(others, alpha)).mean / tried;
+      }
       if (r2 > report.inner_r2) {
         report.inner_r2 = r2;
         report.alpha = alpha;
       }
     }
-    const Moments rest = moments(inner_score);
-    m.xx += rest.xx;
-    m.xy += rest.xy;
     const Tensor weights = solve(m, report.alpha).contiguous();
     const R2 result = score(outer, weights);
     report.r2 = result.mean;

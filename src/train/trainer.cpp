@@ -366,7 +366,7 @@ class Run {
     report.iterations = iteration_;
     report.best_iteration = best_or_now();
     report.parameters = learner_->count();
-    report.seconds = elapsed() - before_s_;
+    report.seconds = elapsed();
     report.ms_per_iteration = ms_per_iteration();
     report.median_ms = median_ms();
     report.ranks = learner_->ranks();

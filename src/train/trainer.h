@@ -113,7 +113,7 @@ struct TrainReport {
   std::int64_t iterations = 0;
   std::int64_t best_iteration = 0;
   std::int64_t parameters = 0;
-  double seconds = 0;           ///< of this process
+  double seconds = 0;           ///< of the run, whichever processes it took
   double ms_per_iteration = 0;  ///< without evaluations
   double median_ms = 0;         ///< of an iteration, over the second half of them
   std::string device;

@@ -73,6 +73,34 @@ TEST(Ridge, SmoothsCountsWithAGaussian) {
   EXPECT_GT(smooth->r2, 0.999);
 }
 
+TEST(Ridge, UnderNlbThePenaltyIsChosenByFiveInnerFolds) {
+  Recording recording = testing::synthetic_recording(12, 60, 3);
+  for (std::size_t i = 0; i < recording.trials.size(); ++i) {
+    Trial& trial = recording.trials[i];
+    trial.columns["move_onset_time"] = trial.span.start_s + 0.25;
+    if (i % 5 != 0) continue;
+    // The first inner fold's behaviour has nothing to do with its spikes.
+    BehaviorSeries& vel = recording.behavior.front();
+    for (std::size_t k = 0; k < vel.times_s.size(); ++k)
+      if (vel.times_s[k] >= trial.span.start_s && vel.times_s[k] < trial.span.stop_s)
+        for (std::size_t d = 0; d < vel.dims; ++d)
+          vel.values[k * vel.dims + d] = (k / 20 + d) % 2 == 0 ? 150.0f : -150.0f;
+  }
+  RidgeOptions options;
+  options.threads = 1;
+  options.lags = 3;
+  const auto one = ridge(options, {recording}, {recording});
+  ASSERT_TRUE(one) << one.error().message;
+  EXPECT_LT(one->inner_r2, 0.1);
+  options.data.protocol.protocol = Protocol::nlb;
+  options.data.protocol.from_ms = -150;
+  options.data.protocol.to_ms = 100;
+  const auto five = ridge(options, {recording}, {recording});
+  ASSERT_TRUE(five) << five.error().message;
+  EXPECT_GT(five->inner_r2, 0.3);
+  EXPECT_LE(five->alpha, 1);
+}
+
 TEST(Ridge, BadInputIsNamed) {
   const std::vector<Recording> recordings = {testing::synthetic_recording(2, 4, 3)};
   const auto field = [&](const RidgeOptions& options) {
