@@ -38,7 +38,7 @@ def on_gpu(number):
     return {**os.environ, **({} if number is None else {"CUDA_VISIBLE_DEVICES": str(number)})}
 
 
-def fit(args, words, gpu):
+def fit(words, gpu):
     begun = time.monotonic()
     ran = subprocess.run(words, stderr=subprocess.PIPE, text=True, env=on_gpu(gpu))
     if ran.returncode != 0:
@@ -55,7 +55,7 @@ def fit_all(args, command):
     jobs = [(m, f) for m in reversed(models) for f in range(folds)]
     begun = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-        runs = [pool.submit(fit, args, [*alone, "--models", m, "--fold", str(f)],
+        runs = [pool.submit(fit, [*alone, "--models", m, "--fold", str(f)],
                             i % args.gpus if args.gpus else None)
                 for i, (m, f) in enumerate(jobs)]
         for run in concurrent.futures.as_completed(runs):

@@ -150,7 +150,7 @@ def device():
         "gpu": properties.name,
         "multiprocessors": properties.multi_processor_count,
         "l2_bytes": properties.L2_cache_size,
-        "driver": asked.stdout.strip() if asked else "unknown",
+        "driver": asked.stdout.split()[0] if asked and asked.stdout else "unknown",
         "cuda": torch.version.cuda,
         "torch": torch.__version__,
         "triton": triton.__version__,
