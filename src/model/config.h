@@ -83,8 +83,8 @@ struct ModelConfig {
   Result<void> validate() const;
 };
 
-/// One of cortex-xs|s|m, stream-nano|deep|xs|s|m, with outputs vel_x and vel_y in mm/s and no units;
-/// not_found lists the names.
+/// One of cortex-xs|s|m, stream-nano|deep|xs|s|m, with outputs vel_x and vel_y in mm/s and no
+/// units; not_found lists the names.
 Result<ModelConfig> preset_config(const std::string& name);
 const std::vector<std::string>& preset_names();
 
