@@ -2,8 +2,8 @@
 """`cortex-train compare` with its folds and models fitted side by side, and its table as results.
 
     compare.py --cortex-train build/release/apps/cortex-train --work compared --jobs 5 --gpus 1 \
-        --recording "center_out_98 (98 units, 640 trials)" --out folds.json --report page.html -- \
-        --nwb center_out_98.nwb --folds 5 --iterations 3000 --models ridge,gru,stream-nano
+        --recording "center_out_98 (98 units, 640 trials)" --out folds.json --report page.html \
+        --folds 5 --models ridge,gru,stream-nano -- --nwb center_out_98.nwb --iterations 3000
 
 What follows `--` goes to `compare`. Each model is fitted in each fold by a process of its own, on the
 GPUs in turn; then `compare` itself scores them all. What `--work` holds already is not fitted again.
@@ -20,20 +20,6 @@ import time
 
 from results import gpu_names, write_results
 
-DEFAULT_MODELS = "ridge,kalman,gru,transformer,possm,stream-nano"
-
-
-def after(flags, name, otherwise):
-    return flags[flags.index(name) + 1] if name in flags else otherwise
-
-
-def without(flags, name):
-    if name not in flags:
-        return flags
-    at = flags.index(name)
-    return flags[:at] + flags[at + 2:]
-
-
 def on_gpu(number):
     return {**os.environ, **({} if number is None else {"CUDA_VISIBLE_DEVICES": str(number)})}
 
@@ -48,14 +34,11 @@ def fit(words, gpu):
 
 def fit_all(args, command):
     """The seconds that it took."""
-    models = after(args.flags, "--models", DEFAULT_MODELS).split(",")
-    alone = without(command, "--models")
-    folds = int(after(args.flags, "--folds", "5"))
     # The last named are the largest, as a rule: they begin first.
-    jobs = [(m, f) for m in reversed(models) for f in range(folds)]
+    jobs = [(m, f) for m in reversed(args.models.split(",")) for f in range(args.folds)]
     begun = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-        runs = [pool.submit(fit, [*alone, "--models", m, "--fold", str(f)],
+        runs = [pool.submit(fit, [*command, "--models", m, "--fold", str(f)],
                             i % args.gpus if args.gpus else None)
                 for i, (m, f) in enumerate(jobs)]
         for run in concurrent.futures.as_completed(runs):
@@ -73,20 +56,23 @@ def main():
     parser.add_argument("--jobs", type=int, default=1, help="processes side by side")
     parser.add_argument("--gpus", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="of a process")
-    parser.add_argument("flags", nargs="+", help="of compare")
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--models", required=True, help="comma separated, the largest last")
+    parser.add_argument("flags", nargs="+", help="of compare, the others")
     args = parser.parse_args()
-    command = [args.cortex_train, "compare", *args.flags, "--run", str(args.work),
-               "--threads", str(args.threads)]
+    command = [args.cortex_train, "compare", *args.flags, "--folds", str(args.folds), "--run",
+               str(args.work), "--threads", str(args.threads)]
     fitting = fit_all(args, command)
     page = ["--report", str(args.report)] if args.report else []
     begun = time.monotonic()
-    ran = subprocess.run([*command, *page, "--json"], stdout=subprocess.PIPE, text=True,
+    ran = subprocess.run([*command, "--models", args.models, *page, "--json"], stdout=subprocess.PIPE, text=True,
                          env=on_gpu(0 if args.gpus else None))
     if ran.returncode != 0:
         sys.exit(f"compare.py: {shlex.join(command)}: ended with {ran.returncode}")
     report = json.loads(ran.stdout.strip().splitlines()[-1])
     results = report.pop("models")
     shown = [pathlib.Path(f).name if f.endswith(".nwb") else f for f in args.flags]
+    shown += ["--folds", str(args.folds), "--models", args.models]
     device = {"device": {"gpu": gpu_names()[0], "count": args.gpus}} if args.gpus else {}
     write_results(args.out, "compare", f"cortex-train compare {shlex.join(shown)} --run RUN",
                   results, **device, recording=args.recording, processes=args.jobs,

@@ -20,7 +20,8 @@ constexpr double kMemory = 10'000;
 constexpr double kPriorWeight = 16;
 // Sweeps of coordinate descent a batch, each from where the last one ended.
 constexpr int kSweeps = 8;
-constexpr double kLeastPerRow = 1e-3;
+// Of fixed, per_row and per_key.
+constexpr std::array kLeast = {0.0, 1e-3, 0.0};
 // What was measured is typical, what is predicted an upper quantile.
 constexpr double kStartMargin = 1.1;
 constexpr double kDoubtStep = 0.02;
@@ -101,17 +102,16 @@ CostModel::CostModel(int max_rows, std::span<const BatchCost> measured)
   }
   for (const Point& p : points)
     keys_per_row_ += p.keys / p.rows / static_cast<double>(points.size());
-  begin(key_ns);
-  margin_ = kStartMargin;
-  lowest_ = margin_ * table_.front();
+  begin(key_ns, kStartMargin);
 }
 
-void CostModel::begin(double key_ns) {
+void CostModel::begin(double key_ns, double margin) {
   // Where keys were not seen to cost anything they may turn out to, of the order of the rest.
   key_unit_ = key_ns > 0 ? key_ns : table_.front() / std::max(1.0, keys_per_row_);
   prior_ = parameters_ = {0, 1, key_ns > 0 ? 1.0 : 0.0};
   took_ns_ = typical_ns_ = kStartNs;
-  lowest_ = table_.front();
+  margin_ = margin;
+  lowest_ = margin * table_.front();
   known_ = true;
 }
 
@@ -153,7 +153,7 @@ void CostModel::observe(const BatchCost& batch) {
   if (!known_) {
     keys_per_row_ = keys / batch.rows;
     for (std::size_t k = 0; k < knots_.size(); ++k) table_[k] = took * knots_[k] / batch.rows;
-    begin(0);
+    begin(0, 1);
     return;
   }
   keys_per_row_ += (keys / batch.rows - keys_per_row_) * kKeysMemory;
@@ -183,8 +183,7 @@ void CostModel::learn(int rows, double keys, double ns) {
       double rest = targets_[i] + kPriorWeight * prior_[i];
       for (std::size_t j = 0; j < kTerms; ++j)
         if (j != i) rest -= products_[i][j] * parameters_[j];
-      parameters_[i] =
-          std::max(i == 1 ? kLeastPerRow : 0.0, rest / (products_[i][i] + kPriorWeight));
+      parameters_[i] = std::max(kLeast[i], rest / (products_[i][i] + kPriorWeight));
     }
   const double off = std::clamp(ns / typical(rows, keys) - 1, -1.0, 1.0);
   const Place p = place(rows);
@@ -201,9 +200,8 @@ double CostModel::rows_hz(int max_rows, TimeNs longest) const {
   const double alone = typical(1, keys_per_row_);
   double best = alone;
   int formed = 1;
-  for (const int rows : knots_) {
+  for (const int rows : std::span(knots_).subspan(1)) {
     const double usual = typical(rows, rows * keys_per_row_);
-    if (rows == 1) continue;
     if (rows > max_rows || margin_ * usual > static_cast<double>(longest) ||
         !joins((usual - best) / (rows - formed), alone))
       break;

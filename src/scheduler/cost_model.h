@@ -72,8 +72,8 @@ class CostModel {
     double weight;  // of the next knot
   };
 
-  /// The table is there: predicts as it says, `key_ns` for every key.
-  void begin(double key_ns);
+  /// The table is there: predicts as it says, `key_ns` for every key, with that margin.
+  void begin(double key_ns, double margin);
   Place place(int rows) const;
   double at(const std::vector<double>& knots, int rows) const;
   /// What each parameter is multiplied by, ns.

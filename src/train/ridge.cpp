@@ -170,15 +170,16 @@ Result<RidgeReport> ridge(const RidgeOptions& options, const std::vector<Recordi
       m.xx += parts[fold].xx;
       m.xy += parts[fold].xy;
     }
+    std::vector<Moments> others;  // of all inner folds but one
+    for (int fold = 0; fold < tried; ++fold)
+      others.push_back({m.xx - parts[fold].xx, m.xy - parts[fold].xy});
     RidgeReport report;
     report.inner_r2 = -INFINITY;
     for (double power = nlb ? -4 : -1; power <= (nlb ? 0 : 5); power += 0.5) {
       const double alpha = std::pow(10.0, power);
       double r2 = 0;
-      for (int fold = 0; fold < tried; ++fold) {
-        const Moments others{m.xx - parts[fold].xx, m.xy - parts[fold].xy};
-        r2 += score(inner[fold], solve(others, alpha)).mean / tried;
-      }
+      for (int fold = 0; fold < tried; ++fold)
+        r2 += score(inner[fold], solve(others[fold], alpha)).mean / tried;
       if (r2 > report.inner_r2) {
         report.inner_r2 = r2;
         report.alpha = alpha;
