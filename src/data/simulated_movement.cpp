@@ -91,6 +91,17 @@ std::size_t sample_at(double seconds, std::size_t limit) {
 
 double to_millisecond(double seconds) { return std::round(seconds * 1000) / 1000; }
 
+constexpr double kOnsetShare = 0.05;  // of a reach's top speed
+
+/// The first of samples `first` to `last` as fast as an onset, as recordings mark it.
+std::size_t onset_sample(const std::vector<Vec2>& velocity, std::size_t first, std::size_t last) {
+  const auto speed = [&](std::size_t k) { return std::hypot(velocity[k].x, velocity[k].y); };
+  double top = 0;
+  for (std::size_t k = first; k < last; ++k) top = std::max(top, speed(k));
+  while (first < last && speed(first) < kOnsetShare * top) ++first;
+  return first;
+}
+
 }  // namespace
 
 Movement simulate_movement(std::uint64_t session_seed, double seconds, double val_fraction) {
@@ -108,17 +119,17 @@ Movement simulate_movement(std::uint64_t session_seed, double seconds, double va
     const double start = to_millisecond(now + random.uniform(0.1, 1.0));
     const double target_on = to_millisecond(start + random.uniform(0.1, 0.25));
     const double go = to_millisecond(target_on + random.uniform(0.2, 0.6));
-    const double onset = to_millisecond(go + random.uniform(0.15, 0.3));
+    const double begin = to_millisecond(go + random.uniform(0.15, 0.3));
     const Reach reach = draw_reach(random, hand);
-    const double end = onset + reach.duration_s;
+    const double end = begin + reach.duration_s;
     const double stop = to_millisecond(end + random.uniform(0.15, 0.35));
     if (stop > seconds) break;
 
-    const std::size_t first = sample_at(onset, samples), last = sample_at(end, samples);
+    const std::size_t first = sample_at(begin, samples), last = sample_at(end, samples);
     for (std::size_t k = filled; k < first; ++k) movement.position_mm[k] = hand;
     for (std::size_t k = first; k < last; ++k) {
       const double x =
-          std::clamp((static_cast<double>(k) * kMillisecond - onset) / reach.duration_s, 0.0, 1.0);
+          std::clamp((static_cast<double>(k) * kMillisecond - begin) / reach.duration_s, 0.0, 1.0);
       movement.position_mm[k] = reach.position(x);
       movement.velocity_mm_s[k] = reach.velocity(x);
     }
@@ -129,12 +140,13 @@ Movement simulate_movement(std::uint64_t session_seed, double seconds, double va
       const double scale = rise * reach.distance() / 100;
       movement.intention[k] = {scale * along.x, scale * along.y};
     }
+    const std::size_t onset = onset_sample(movement.velocity_mm_s, first, last);
     Trial trial;
     trial.id = id;
     trial.span = {start, stop};
     trial.columns = {{"target_on_time", target_on},
                      {"go_cue_time", go},
-                     {"move_onset_time", onset},
+                     {"move_onset_time", static_cast<double>(onset) / 1000},
                      {"target_x", reach.to.x},
                      {"target_y", reach.to.y}};
     // Steps of the golden ratio spread the held-back trials evenly over the session.
