@@ -109,6 +109,7 @@ def accuracy(results):
          f"{small['file_bytes_after'] / 1e6:.2f} MB"],
     ]
     folds = results.load("folds_center_out_98.json")
+    compared = folds["comparison"]
     everyone = [[r["model"] if r["model"] in BASELINES else f"`{r['model']}`", f"{r['r2']:.3f}",
                  f"{r['r2_reset_each_trial']:.3f}", f"{r['parameters']:,}"]
                 for r in folds["results"]]
@@ -121,7 +122,9 @@ def accuracy(results):
         f"{small['r2_after']:.5f}: {results.link('quantized_center_out_98.json')}. Served over a "
         f"socket the same stream took {ms(replay['latency_us']['p50'])} ms at the median and "
         f"{ms(replay['latency_us']['max'])} ms at worst over {replay['steps']:,} steps.\n",
-        f"R² of {folds['recording']}: {folds['protocol']}. "
+        f"R² of {folds['recording']}, protocol `{compared['protocol']}`, steps of "
+        f"{compared['step_ms']:.0f} ms, {compared['folds']} folds by trial, "
+        f"{compared['iterations']:,} updates of every network. "
         + results.source("folds_center_out_98.json", folds),
         table(["decoder", "R²", "with a reset at each trial", "parameters"], everyone),
         f"On {len(sessions)} simulated sessions that it never saw the committed `stream-nano` has "
