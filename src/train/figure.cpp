@@ -10,6 +10,7 @@ namespace cortex::train {
 namespace {
 
 constexpr double kLeft = 52, kRight = 12, kTop = 28, kBottom = 40;
+constexpr double kKey = 104;  // beside the plot, where a series has a label
 
 struct Axis {
   double low = std::numeric_limits<double>::infinity();
@@ -75,6 +76,8 @@ std::string to_svg(const Figure& f) {
       if (std::isfinite(px) && std::isfinite(py)) x.include(px), y.include(py);
   x.close();
   y.close();
+  const bool keyed = std::any_of(f.series.begin(), f.series.end(),
+                                 [](const Series& s) { return !s.label.empty(); });
   const double inner_w = f.width - kLeft - kRight;
   const double inner_h = f.height - kTop - kBottom;
   const auto at_x = [&](double v) { return kLeft + inner_w * x.place(v); };
@@ -82,7 +85,7 @@ std::string to_svg(const Figure& f) {
   std::string out = fmt::format(
       "<svg viewBox=\"0 0 {0} {1}\" width=\"{0}\" height=\"{1}\" role=\"img\" aria-label=\"{2}\">"
       "<text x=\"{3}\" y=\"16\" class=\"title\">{2}</text>",
-      f.width, f.height, escape_html(f.title), kLeft);
+      f.width + (keyed ? kKey : 0), f.height, escape_html(f.title), kLeft);
   for (const double v : x.ticks())
     out += fmt::format(
         "<line class=\"grid\" x1=\"{0:.1f}\" x2=\"{0:.1f}\" y1=\"{1}\" y2=\"{2}\"/>"
@@ -119,8 +122,8 @@ std::string to_svg(const Figure& f) {
     out += fmt::format(
         "<line x1=\"{0}\" x2=\"{1}\" y1=\"{2}\" y2=\"{2}\" stroke=\"{3}\" stroke-width=\"2\"{4}/>"
         "<text x=\"{5}\" y=\"{6}\">{7}</text>",
-        kLeft + 6, kLeft + 24, key_y - 4, s.colour, s.dashed ? " stroke-dasharray=\"5 4\"" : "",
-        kLeft + 28, key_y, escape_html(s.label));
+        f.width, f.width + 18, key_y - 4, s.colour, s.dashed ? " stroke-dasharray=\"5 4\"" : "",
+        f.width + 22, key_y, escape_html(s.label));
     key_y += 14;
   }
   return out + "</svg>";

@@ -19,7 +19,7 @@ struct Series {
 struct Figure {
   std::string title, x_label, y_label;
   std::vector<Series> series;
-  int width = 440;
+  int width = 380;  ///< without the key
   int height = 280;
 };
 std::string to_svg(const Figure& figure);
