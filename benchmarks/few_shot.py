@@ -21,6 +21,8 @@ from results import gpu_names, write_results
 
 MODEL = ["--preset", "stream-nano", "--bin-ms", "100", "--step-ms", "100", "--window-steps", "20"]
 LEARN = ["--select", "last", "--split-val", "none", "--quiet"]
+METHODS = ["scratch", "adapted", "fine-tuned", "pretrained", "both days", "both days, pretrained",
+           "as it is"]
 
 
 class Runs:
@@ -53,6 +55,8 @@ class Runs:
         return self.file(name)
 
     def begin(self, method, trials, seed, words, score):
+        if method not in self.args.methods:
+            return
         name = f"{method}_{trials}_{seed}".replace(" ", "-").replace(",", "")
         if not any(row["name"] == name and "r2" in row for row in self.rows):
             self.begun.append(self.pool.submit(self.run, name, method, trials, seed, words, score))
@@ -89,9 +93,11 @@ def curves(runs):
     day = ["train", *MODEL, "--nwb", args.day, *LEARN, *updates]
     before_words = ["train", *MODEL, "--nwb", args.before, *LEARN, *updates]
     making = runs.pool.submit(runs.make, "before", before_words)
-    spikes = runs.make("pretrained", ["pretrain", *MODEL, "--nwb", f"{args.before},{args.day}",
-                                      "--units-by", "session", "--split-val", "none", "--quiet",
-                                      *updates])
+    spikes = runs.file("pretrained")
+    if any("pretrained" in method for method in args.methods):
+        runs.make("pretrained", ["pretrain", *MODEL, "--nwb", f"{args.before},{args.day}",
+                                 "--units-by", "session", "--split-val", "none", "--quiet",
+                                 *updates])
     before = making.result()
     after = lambda said, model: said["after_r2"]
     some = lambda trials: ["--train-trials", trials] if trials != "all" else []
@@ -146,6 +152,7 @@ def main():
     parser.add_argument("--work", required=True, type=pathlib.Path)
     parser.add_argument("--out", type=pathlib.Path)
     parser.add_argument("--trials", default="20,all,1,10,100")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--iterations", type=int, default=600)
     parser.add_argument("--adapt-iterations", type=int, default=300)
