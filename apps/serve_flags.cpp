@@ -155,6 +155,10 @@ void ServeFlags::add_limits(CLI::App& command) {
         CLI::PositiveNumber);
   limit("--write-timeout", server.write_timeout_s, "Seconds in which an answer must be read",
         CLI::PositiveNumber);
+  limit("--max-behind-s", server.max_behind_s,
+        "Seconds that a session's step may wait for its answer before the session is closed; 0: no "
+        "limit",
+        CLI::NonNegativeNumber);
   if (std::thread::hardware_concurrency() >= kPollingCores) server.busy_poll_us = kBusyPollUs;
   limit(
       "--busy-poll-us", server.busy_poll_us,

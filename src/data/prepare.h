@@ -13,7 +13,7 @@ namespace cortex {
 struct PrepareOptions {
   std::string target = "auto";  ///< see data/target.h
   std::string units = "all";    ///< see data/unit_filter.h
-  std::string split;            ///< see data/split.h
+  std::string split = {};       ///< see data/split.h
 };
 
 /// Makes a lab's own file fit for training, evaluation and replay, and says in a sentence each what

@@ -58,8 +58,9 @@ std::vector<Point> medians(std::span<const BatchCost> measured) {
     while (end < sorted.size() && sorted[end].rows == sorted[i].rows &&
            sorted[end].keys == sorted[i].keys)
       ++end;
-    points.push_back({sorted[i].rows, static_cast<double>(sorted[i].keys),
-                      static_cast<double>(sorted[i + (end - 1 - i) / 2].took)});
+    const BatchCost& median = sorted[i + (end - 1 - i) / 2];
+    points.push_back(
+        {median.rows, static_cast<double>(median.keys), static_cast<double>(median.took)});
   }
   return points;
 }
@@ -123,9 +124,10 @@ CostModel::Place CostModel::place(int rows) const {
   const int first = std::bit_width(static_cast<unsigned>(kDense)) - 1;
   const int width = (1 << octave) / kPerOctave;
   const int sub = (rows - (1 << octave)) / width;
-  const auto knot = static_cast<std::size_t>(kDense - 1 + (octave - first) * kPerOctave + sub);
-  const int low = knots_[knot], high = knots_[knot + 1];
-  return {knot, static_cast<double>(rows - low) / (high - low)};
+  const int knot = kDense - 1 + (octave - first) * kPerOctave + sub;
+  const auto index = static_cast<std::size_t>(knot);
+  const int low = knots_[index], high = knots_[index + 1];
+  return {index, static_cast<double>(rows - low) / (high - low)};
 }
 
 double CostModel::at(const std::vector<double>& knots, int rows) const {

@@ -86,7 +86,7 @@ class CostModel {
   std::vector<double> table_;  // at each knot, ns
   std::vector<double> own_;    // at each knot, around 1
   double key_unit_ = 0;        // ns a key for which per_key is 1
-  Terms prior_ = {0, 1, 0};
+  Terms prior_ = {{0, 1, 0}};
   Terms parameters_ = prior_;
   // Sums of products of terms with terms, and with what batches took, fading.
   std::array<Terms, kTerms> products_ = {};

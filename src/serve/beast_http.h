@@ -57,6 +57,7 @@ class HttpConnection final : public Connection {
   using Traits = StreamTraits<Stream>;
   enum class Phase { idle, reading, answering, writing, leaving };
   static constexpr std::size_t kChunk = 16 << 10;
+  static constexpr std::size_t kBodyChunk = 64 << 10;
   static constexpr std::uint32_t kHeaderLimit = 16 << 10;
   static constexpr double kTurnedAwayS = 2;
   static constexpr double kLeaveS = 1;
@@ -71,26 +72,40 @@ class HttpConnection final : public Connection {
     parser_->header_limit(kHeaderLimit);
     parser_->body_limit(host_.state.options.max_body);
     if (closed_) return;
-    if (buffer_.size() > 0) return read_header();  // a pipelined request
+    if (buffer_.size() > 0) return begin_request();  // a pipelined one
     if (host_.state.draining) return close();
     phase_ = Phase::idle;
     due_ns_ = in_seconds(turned_away_ ? kTurnedAwayS : patience_s);
-    stream_.async_read_some(buffer_.prepare(kChunk),
+    receive();
+  }
+
+  void receive() {
+    const std::size_t chunk = parser_->is_header_done() ? kBodyChunk : kChunk;
+    stream_.async_read_some(buffer_.prepare(chunk),
                             [me = self<HttpConnection>()](beast::error_code ec, std::size_t bytes) {
-                              if (ec) return me->close();
+                              if (ec || me->timed_out_) return me->failed(ec);
                               me->buffer_.commit(bytes);
-                              me->read_header();
+                              if (me->phase_ == Phase::idle) return me->begin_request();
+                              me->parse();
                             });
   }
 
-  void read_header() {
+  void begin_request() {
     phase_ = Phase::reading;
     due_ns_ = in_seconds(patience());
-    http::async_read_header(stream_, buffer_, *parser_,
-                            [me = self<HttpConnection>()](beast::error_code ec, std::size_t) {
-                              if (ec) return me->failed(ec);
-                              me->on_header();
-                            });
+    parse();
+  }
+
+  /// Parses what has come and goes on at once. Beast's composed reads would go on in another turn
+  /// of the event loop, one for the header and one for the body.
+  void parse() {
+    const bool had_header = parser_->is_header_done();
+    beast::error_code ec;
+    if (buffer_.size() > 0) buffer_.consume(parser_->put(buffer_.data(), ec));
+    if (ec && ec != http::error::need_more) return failed(ec);
+    if (!had_header && parser_->is_header_done()) return on_header();
+    if (parser_->is_done()) return dispatch();
+    receive();
   }
 
   void on_header() {
@@ -119,11 +134,8 @@ class HttpConnection final : public Connection {
 
   void read_body() {
     if (parser_->is_done()) return dispatch();
-    http::async_read(stream_, buffer_, *parser_,
-                     [me = self<HttpConnection>()](beast::error_code ec, std::size_t) {
-                       if (ec) return me->failed(ec);
-                       me->dispatch();
-                     });
+    parser_->eager(true);  // all that is there of the body, and not a piece at a time
+    parse();
   }
 
   HttpRequest take_request() {
@@ -203,9 +215,8 @@ class HttpConnection final : public Connection {
     if (ec == http::error::header_limit)
       return refuse(ApiError(431, "too_large",
                              fmt::format("the header has more than {} bytes", kHeaderLimit)));
-    // Everything of Beast's own that is not the end of the connection is a malformed request.
-    if (ec.category() == http::make_error_code(http::error::bad_method).category() &&
-        ec != http::error::end_of_stream && ec != http::error::partial_message)
+    // Beast's own errors are of its parser; others are of the connection, whose end is one.
+    if (ec.category() == http::make_error_code(http::error::bad_method).category())
       return refuse(ApiError(
           Error{ErrorCode::invalid_argument, "not a valid HTTP request: " + ec.message(), ""}));
     close();

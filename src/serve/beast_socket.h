@@ -69,6 +69,7 @@ class WsConnection final : public Connection, public SocketPeer {
 
   void check(TimeNs now) override {
     if (give_up_ns_ < now || message_due_ns_ < now) return abort();
+    if (open_ && !closing_ && !gone_) handler_->check(now);
     // One whose frames are held back has no way to be heard.
     if (open_ && !held_ && !closing_ && !gone_ && quiet_until_ns_ < now) ask(now);
   }

@@ -60,6 +60,7 @@ struct ServerOptions {
   double idle_timeout_s = 300;     ///< a connection between two requests
   double read_timeout_s = 10;      ///< a request or message, first byte to last
   double write_timeout_s = 10;     ///< an answer the client does not read
+  double max_behind_s = 30;        ///< a session's oldest step without an answer; 0: no limit
   /// How long the network thread polls for an answer before it sleeps, after a request has gone to
   /// an engine; EngineOptions::busy_poll_us.
   int busy_poll_us = 0;

@@ -14,6 +14,7 @@ namespace {
 
 constexpr std::uint16_t kNormalClosure = 1000;
 constexpr std::uint16_t kGoingAway = 1001;
+constexpr std::uint16_t kTryAgainLater = 1013;
 /// How long a frame is offered to a full engine before it is refused, and how often.
 constexpr TimeNs kRetryForNs = 5'000'000'000;
 constexpr std::chrono::milliseconds kRetryEvery{1};
@@ -55,7 +56,7 @@ void StreamSocket::Slot::on_window(const WindowAnswer& kept) noexcept {
 }
 
 bool StreamSocket::on_message(const SocketMessage& message) {
-  if (closing_) return true;
+  if (closing_ || is_behind_) return true;
   if (count_ == capacity_) return false;
   const bool taken = take_frame(message);
   if (taken) charged_ = false;
@@ -142,6 +143,7 @@ Result<void> StreamSocket::open_session(SessionOptions options) {
   if (!info) return explain_refusal(info.error());
   session_ = info->id;
   next_ = info->next_step;
+  decoded_ = next_ - 1;
   step_rate_hz_ = info->step_rate_hz;
   units_ = options.unit_ids.empty() ? model().unit_ids.size() : options.unit_ids.size();
   drop_out_of_step_ = options.drop_out_of_step;
@@ -286,6 +288,8 @@ bool StreamSocket::submit_failed(const Error& error, std::int64_t sequence) {
 
 void StreamSocket::delivered(Slot& slot) {
   const auto guard = shared_from_this();
+  if (is_behind_ && slot.answer.error) slot.answer.error = fell_behind();
+  if (!slot.answer.error) decoded_ = slot.sequence;
   if (--in_flight_ == 0) keep_alive_.reset();
   record(slot);
   if (peer_ == nullptr) {
@@ -300,6 +304,25 @@ void StreamSocket::delivered(Slot& slot) {
   write_answer(slot);
   slot.done = true;
   flush();
+}
+
+void StreamSocket::check(TimeNs now) {
+  const double limit_s = state_.options.max_behind_s;
+  if (!is_stream() || !is_open_ || closing_ || count_ == 0 || limit_s <= 0) return;
+  const Slot& oldest = slots_[head_];
+  if (static_cast<double>(now - oldest.terms.arrived_ns) <= limit_s * 1e9) return;
+  is_behind_ = true;
+  close_session();  // its waiting steps come back with an error
+  is_lost_ = true;
+}
+
+Error StreamSocket::fell_behind() {
+  if (behind_message_.empty())
+    behind_message_ = fmt::format(
+        "the session fell behind by more than {} s (--max-behind-s): the last step decoded is {}, "
+        "{} after it were not",
+        state_.options.max_behind_s, decoded_, in_flight_);
+  return {ErrorCode::unavailable, behind_message_, "sequence_number"};
 }
 
 void StreamSocket::record(Slot& slot) {
@@ -367,6 +390,8 @@ void StreamSocket::flush() {
     peer_->send(slot.payload, slot.is_text, std::move(slot.trace));
     if (peer_ == nullptr) return;
   }
+  if (count_ == 0 && is_behind_)
+    return peer_->close(kTryAgainLater, "the session fell behind (--max-behind-s)");
   if (count_ == 0 && closing_) return finish_close();
   if (count_ == 0 && state_.draining) return on_drain();
   peer_->resume();

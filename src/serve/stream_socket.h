@@ -37,6 +37,8 @@ class StreamSocket final : public SocketHandler, public std::enable_shared_from_
 
   void on_open(SocketPeer& peer) override { peer_ = &peer; }
   bool on_message(const SocketMessage& message) override;
+  /// Closes a session that has fallen behind by more than --max-behind-s.
+  void check(TimeNs now) override;
   void on_drain() override;
   void on_closed() override;
 
@@ -74,6 +76,8 @@ class StreamSocket final : public SocketHandler, public std::enable_shared_from_
   /// The engine refused; false where the frame should be offered again.
   bool submit_failed(const Error& error, std::int64_t sequence);
   void delivered(Slot& slot);
+  /// What a step is told that went with its session.
+  Error fell_behind();
   void write_answer(Slot& slot);
   void record(Slot& slot);
 
@@ -106,12 +110,15 @@ class StreamSocket final : public SocketHandler, public std::enable_shared_from_
   SessionId session_ = 0;
   bool is_open_ = false;
   bool is_lost_ = false;
-  bool closing_ = false;  // the client asked for it
+  bool closing_ = false;    // the client asked for it
+  bool is_behind_ = false;  // the server closes it
+  std::string behind_message_;
   bool is_text_ = true;   // the form of the frame at hand
   bool charged_ = false;  // the frame at hand has been counted against the client's rate
   bool retrying_ = false;
   TimeNs retry_until_ns_ = 0;
   std::int64_t next_ = 0;
+  std::int64_t decoded_ = -1;  // the last step that was, or the one before the session
   std::size_t units_ = 0;
   double step_rate_hz_ = 0;
   bool drop_out_of_step_ = false;

@@ -78,6 +78,8 @@ class SocketHandler {
   /// False: no room now; the transport keeps the message, reads no further, and offers it again
   /// when the handler calls resume().
   virtual bool on_message(const SocketMessage& message) = 0;
+  /// Called a few times a second.
+  virtual void check(TimeNs now) = 0;
   /// The server drains: answer what was accepted, then close.
   virtual void on_drain() = 0;
   /// The peer is gone and must not be used again.

@@ -119,7 +119,9 @@ TEST_F(BatchesInFlight, ALaunchThatFailsTakesItsOwnSessionsAndLeavesTheBatchBefo
   run(engine, 2, kNothing, [] { throw std::runtime_error("no room"); });
   for (const auto& kept : sink_.wait(3)) {
     EXPECT_EQ(bool(kept.error), session_of(kept) != 0);
-    if (session_of(kept) == 0) EXPECT_EQ(kept.behavior, alone(0, 1)[0]);
+    if (session_of(kept) == 0) {
+      EXPECT_EQ(kept.behavior, alone(0, 1)[0]);
+    }
   }
   EXPECT_EQ(engine->stats().failed_batches, 1);
   submit(engine, 0, 1);
@@ -134,7 +136,9 @@ TEST_F(BatchesInFlight, AResultThatDoesNotComeTakesItsOwnSessionsAndLeavesTheBat
       kNothing);
   for (const auto& kept : sink_.wait(3)) {
     EXPECT_EQ(bool(kept.error), session_of(kept) == 0);
-    if (session_of(kept) != 0) EXPECT_EQ(kept.behavior, alone(session_of(kept), 1)[0]);
+    if (session_of(kept) != 0) {
+      EXPECT_EQ(kept.behavior, alone(session_of(kept), 1)[0]);
+    }
   }
   submit(engine, 1, 1);
   EXPECT_EQ(sink_.wait(4)[3].behavior, alone(1, 2)[1]);

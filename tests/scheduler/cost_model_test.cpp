@@ -50,7 +50,7 @@ RC_GTEST_PROP(CostModel, LearnsTheUpperQuantileOfAnyCostAndJitter, ()) {
   const auto draw = [&] {
     const auto rows = static_cast<int>(1 + random.below(static_cast<std::uint64_t>(most)));
     const auto keys =
-        static_cast<std::int64_t>(random.below(static_cast<std::uint64_t>(80 * rows)));
+        static_cast<std::int64_t>(random.below(80 * static_cast<std::uint64_t>(rows)));
     const double us =
         (batch + row * rows + key * static_cast<double>(keys)) * random.lognormal(0, jitter);
     return BatchCost{rows, keys, std::llround(us * 1e3)};

@@ -52,6 +52,7 @@ class FakeEngine final : public Engine {
       model_.step_ms = 20;
       model_.bins_per_step = 4;
       model_.window_steps = 50;
+      model_.context_steps = 50;
     }
     thread_ = std::thread([this] { compute(); });
   }

@@ -1,4 +1,5 @@
 // What clients do to a server that they should not.
+#include <cortex/live_session.h>
 #include <gtest/gtest.h>
 
 #include <chrono>
@@ -196,6 +197,65 @@ TEST(Faults, APeerThatTheServerDoesNotReadIsNotTakenForASilentOne) {
     for (int pings = 0; client.opcode() == 9 && pings < 20; ++pings) answer = client.read_frame();
     ASSERT_TRUE(contains(answer, R"("behavior")")) << i << ": " << answer;
   }
+}
+
+TEST(Faults, ASessionThatFellBehindIsClosedAndToldWhichStepsWereLost) {
+  ServerOptions options;
+  options.max_behind_s = 0.3;
+  TestServer server({}, options);
+  RawClient client(server.port());
+  ASSERT_TRUE(client.upgrade());
+  client.send(RawClient::frame(step_frame(0)));
+  EXPECT_TRUE(contains(client.read_frame(), R"("behavior")"));
+  server.engine().hold();
+  for (int i = 1; i <= 3; ++i) client.send(RawClient::frame(step_frame(i)));
+  for (int i = 1; i <= 3; ++i) {
+    const std::string answer = client.read_frame();
+    EXPECT_TRUE(contains(answer, R"("status":503)")) << answer;
+    EXPECT_TRUE(contains(answer,
+                         "more than 0.3 s (--max-behind-s): the last step decoded is 0, 3 "
+                         "after it were not"))
+        << answer;
+    EXPECT_TRUE(contains(answer, R"("sequence_number":)" + std::to_string(i))) << answer;
+  }
+  EXPECT_EQ(client.read_frame().substr(0, 2), "\x03\xf5");  // 1013, try again later
+  EXPECT_EQ(client.opcode(), 8);
+  EXPECT_TRUE(no_sessions(server));
+  server.engine().release();
+  EXPECT_TRUE(
+      contains(server.get("/metrics").body, "cortex_errors_total{error_type=\"unavailable\"} 3\n"));
+  expect_alive(server);
+}
+
+TEST(Faults, WithoutALimitASessionMayFallBehind) {
+  ServerOptions options;
+  options.max_behind_s = 0;
+  TestServer server({}, options);
+  server.engine().hold();
+  RawClient client(server.port());
+  ASSERT_TRUE(client.upgrade());
+  client.send(RawClient::frame(step_frame(0)));
+  ASSERT_TRUE(eventually([&] { return server.engine().stats().queue_depth == 1; }));
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  server.engine().release();
+  EXPECT_TRUE(contains(client.read_frame(), R"("behavior")"));
+}
+
+TEST(Faults, ALiveSessionGoesOnAfterItFellBehind) {
+  ServerOptions options;
+  options.max_behind_s = 0.3;
+  TestServer server({}, options);
+  const auto session = LiveSession::open(server.url(), {}).value_or_throw();
+  EXPECT_TRUE(session->step(0, {}));
+  server.engine().hold();
+  auto late = std::async(std::launch::async, [&] { return session->step(1, {}); });
+  EXPECT_TRUE(eventually([&] {
+    return contains(server.get("/metrics").body,
+                    "cortex_errors_total{error_type=\"unavailable\"} 1\n");
+  }));
+  server.engine().release();
+  EXPECT_FALSE(late.get().value_or_throw().is_lost());
+  EXPECT_GE(session->totals().resumed, 1);
 }
 
 TEST(Faults, AReaderThatReadsNothingIsDropped) {

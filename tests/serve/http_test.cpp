@@ -1,5 +1,7 @@
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <cstdio>
 #include <fstream>
 #include <future>
 #include <string>
@@ -191,6 +193,50 @@ TEST(Connections, CarryManyRequestsInOrder) {
   for (int i = 0; i < 20; ++i) {
     const std::string answer = client.read_response();
     EXPECT_TRUE(contains(answer, "\"behavior\":[" + std::to_string(i + 1) + ",1]")) << answer;
+  }
+}
+
+TEST(Connections, HoweverARequestIsCutItsAnswerIsTheSame) {
+  TestServer server;
+  const std::string body = decode_body(event(3, 2, 5));
+  const std::string whole = request("POST", "/decode", "", body);
+  char size[16];
+  std::snprintf(size, sizeof size, "%zx\r\n", body.size());
+  const std::string chunked =
+      request("POST", "/decode", "Transfer-Encoding: chunked\r\n") + size + body + "\r\n0\r\n\r\n";
+  // Long enough for the server to see what was sent so far by itself.
+  const auto pause = [] { std::this_thread::sleep_for(std::chrono::microseconds(500)); };
+  RawClient client(server.port());
+  const auto expect_answer = [&](std::size_t cut) {
+    const std::string answer = client.read_response();
+    EXPECT_TRUE(contains(answer, "200 OK") && contains(answer, "\"behavior\":[5,2]"))
+        << "cut at " << cut << ": " << answer;
+  };
+  client.set_no_delay();
+  for (const std::string& one : {whole, chunked}) {
+    client.send(one);
+    expect_answer(one.size());
+    for (const char c : one) {
+      client.send({&c, 1});
+      pause();
+    }
+    expect_answer(1);
+    for (std::size_t cut = 1; cut < one.size(); ++cut) {
+      client.send(one.substr(0, cut));
+      pause();
+      client.send(one.substr(cut));
+      expect_answer(cut);
+    }
+    client.send(one + one);
+    expect_answer(one.size());
+    expect_answer(one.size());
+    // The second of two begins in the packet of the first.
+    for (std::size_t cut = 1; cut < one.size(); cut += 7) {
+      client.send(one + one.substr(0, cut));
+      expect_answer(cut);
+      client.send(one.substr(cut));
+      expect_answer(cut);
+    }
   }
 }
 

@@ -128,6 +128,38 @@ TEST_F(Tls, CarriesRequestsAndStreams) {
   EXPECT_TRUE(contains(stream.read_until("}"), "\"behavior\":[3,"));
 }
 
+TEST_F(Tls, HoweverARequestIsCutItsAnswerIsTheSame) {
+  TestServer server({}, options_);
+  TlsClient client(server.port());
+  ASSERT_TRUE(client.is_open());
+  const std::string body = decode_body(event(3, 2, 5));
+  const std::string whole =
+      "POST /decode HTTP/1.1\r\nHost: localhost\r\nContent-Length: " + std::to_string(body.size()) +
+      "\r\n\r\n" + body;
+  const auto expect_answer = [&](std::size_t cut) {
+    const std::string answer = client.read_until("inference_ms");
+    EXPECT_TRUE(contains(answer, "200 OK") && contains(answer, "\"behavior\":[5,2]"))
+        << "cut at " << cut << ": " << answer;
+  };
+  client.send(whole);
+  expect_answer(whole.size());
+  for (const char c : whole) client.send({c});
+  expect_answer(1);
+  for (std::size_t cut = 1; cut < whole.size(); ++cut) {
+    client.send(whole.substr(0, cut));
+    client.send(whole.substr(cut));
+    expect_answer(cut);
+  }
+  // Two in one record, and an end that tells whether both were answered.
+  client.send(whole + whole);
+  const std::string close = "GET /ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+  client.send(close);
+  const std::string all = client.read_until("never");
+  const auto first = all.find("\"behavior\":[5,2]");
+  ASSERT_NE(first, std::string::npos) << all;
+  EXPECT_NE(all.find("\"behavior\":[5,2]", first + 1), std::string::npos) << all;
+}
+
 TEST_F(Tls, OldVersionsAreRefused) {
   TestServer server({}, options_);
   EXPECT_FALSE(TlsClient(server.port(), TLS1_VERSION, TLS1_1_VERSION).is_open());

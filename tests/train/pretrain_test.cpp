@@ -90,7 +90,9 @@ TEST_F(Hidden, ACellIsHeardOrAskedForAndNeverBoth) {
       EXPECT_EQ(batch.hidden[cell], all[cell]);
     } else {
       EXPECT_EQ(batch.hidden[cell], 0);
-      if (scored) EXPECT_EQ(heard[cell], all[cell]);
+      if (scored) {
+        EXPECT_EQ(heard[cell], all[cell]);
+      }
     }
     asked += batch.asked[cell];
     hidden_spikes += batch.hidden[cell];
@@ -107,8 +109,9 @@ TEST_F(Hidden, HeldOutUnitsAreNeverHeard) {
     const CropBatch batch = pack_crops(timeline_, {{0, 0}}, 20, 4, kHide, 3, iteration);
     for (const Event& e : batch.events) EXPECT_NE(e.unit % 4, 3);
     for (std::size_t cell = 0; cell < batch.asked.size(); ++cell)
-      if (cell / kBins % kUnits % 4 == 3 && batch.mask[cell / (kUnits * kBins)])
+      if (cell / kBins % kUnits % 4 == 3 && batch.mask[cell / (kUnits * kBins)]) {
         EXPECT_TRUE(batch.asked[cell]);
+      }
   }
 }
 
