@@ -13,9 +13,41 @@ namespace {
 
 using namespace json;
 
-/// One event of "events". The fast path of every request: names are built only for an error.
+constexpr std::string_view kEventNames[] = {"neuron_id", "time_bin", "value"};
+constexpr std::int64_t kEventHigh[] = {std::numeric_limits<std::int32_t>::max(), kMaxWhole,
+                                       std::numeric_limits<std::int32_t>::max()};
+
+Event event_from(const std::int64_t (&got)[3]) {
+  return {.unit = static_cast<std::int32_t>(got[0]),
+          .value = static_cast<std::int32_t>(got[2]),
+          .bin = got[1]};
+}
+
+/// Nearly every event of every request: three whole numbers in range. False: event_of() says what
+/// it is instead.
+bool plain_event(element e, Event& event) {
+  simdjson::dom::object object;
+  if (e.get_object().get(object)) return false;
+  std::int64_t got[3] = {};
+  unsigned seen = 0;
+  for (const auto field : object) {
+    // Lengths that are known here need no call to compare them.
+    const int i = field.key == kEventNames[0]   ? 0
+                  : field.key == kEventNames[1] ? 1
+                  : field.key == kEventNames[2] ? 2
+                                                : -1;
+    if (i < 0) continue;
+    if (seen & (1U << i) || field.value.type() != element_type::INT64) return false;
+    seen |= 1U << i;
+    got[i] = as<std::int64_t>(field.value);
+    if (got[i] < 0 || got[i] > kEventHigh[i]) return false;
+  }
+  event = event_from(got);
+  return seen == 7;
+}
+
+/// One event of "events", or what is wrong with it.
 Result<Event> event_of(element e, std::size_t index) {
-  constexpr std::string_view kNames[] = {"neuron_id", "time_bin", "value"};
   const auto path = [index](std::string_view name) {
     return name.empty() ? fmt::format("events[{}]", index)
                         : fmt::format("events[{}].{}", index, name);
@@ -25,35 +57,31 @@ Result<Event> event_of(element e, std::size_t index) {
     return bad(path({}), fmt::format("{} must be an object, not {}", path({}), describe(e)));
   std::int64_t got[3] = {};
   unsigned seen = 0;
-  constexpr std::int64_t kHigh[] = {std::numeric_limits<std::int32_t>::max(), kMaxWhole,
-                                    std::numeric_limits<std::int32_t>::max()};
   for (const auto field : object) {
-    const int i = index_of(kNames, field.key);
+    const int i = index_of(kEventNames, field.key);
     if (i < 0) continue;
-    if (seen & (1U << i)) return bad(path(kNames[i]), path(kNames[i]) + " is given twice");
+    if (seen & (1U << i))
+      return bad(path(kEventNames[i]), path(kEventNames[i]) + " is given twice");
     seen |= 1U << i;
-    if (field.value.type() == element_type::INT64) {
-      got[i] = as<std::int64_t>(field.value);
-      if (got[i] >= 0 && got[i] <= kHigh[i]) continue;
-    }
-    const auto n = whole(field.value, path(kNames[i]), 0, kHigh[i]);
+    const auto n = whole(field.value, path(kEventNames[i]), 0, kEventHigh[i]);
     if (!n) return n.error();
     got[i] = *n;
   }
   for (int i = 0; i < 3; ++i)
-    if (!(seen & (1U << i))) return missing(path(kNames[i]));
-  return Event{.unit = static_cast<std::int32_t>(got[0]),
-               .value = static_cast<std::int32_t>(got[2]),
-               .bin = got[1]};
+    if (!(seen & (1U << i))) return missing(path(kEventNames[i]));
+  return event_from(got);
 }
 
 Result<void> read_events(element e, std::vector<Event>& events) {
   simdjson::dom::array array;
   if (e.get_array().get(array))
     return bad("events", fmt::format("events must be an array, not {}", describe(e)));
-  std::size_t i = 0;
   for (const element one : array) {
-    auto event = event_of(one, i++);
+    if (Event event; plain_event(one, event)) {
+      events.push_back(event);
+      continue;
+    }
+    const auto event = event_of(one, events.size());
     if (!event) return event.error();
     events.push_back(*event);
   }
