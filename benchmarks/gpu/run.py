@@ -22,6 +22,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 WINDOWS = (("cortex-xs", "bf16", 1), ("cortex-xs", "bf16", 8), ("cortex-xs", "bf16", 32),
            ("cortex-s", "bf16", 1), ("cortex-s", "bf16", 8), ("cortex-s", "bf16", 32),
            ("cortex-s", "int8", 1), ("cortex-s", "int8", 8), ("cortex-s", "int8", 32),
+           ("cortex-s", "fp8", 1), ("cortex-s", "fp8", 8), ("cortex-s", "fp8", 32),
            ("cortex-m", "bf16", 1), ("cortex-m", "bf16", 8), ("cortex-m", "bf16", 32),
            ("cortex-m", "int8", 8))
 STREAMS = tuple((preset, precision, batch)
