@@ -8,12 +8,14 @@
 
 namespace cortex {
 
-/// A mutex whose holder runs at the priority of whoever waits for it: a client that is preempted
-/// while it holds the lock cannot keep a real-time thread waiting behind others' work. Use with
+/// A mutex whose holder, if `inherits`, runs at the priority of whoever waits for it: a client that
+/// is preempted while it holds the lock cannot keep a real-time thread waiting behind others' work.
+/// Such a lock is handed to the thread that sleeps longest, which must first wake up, so many
+/// clients at once get it much less often than one that whoever runs may take. Use with
 /// std::lock_guard and std::unique_lock.
 class PriorityMutex {
  public:
-  PriorityMutex();
+  explicit PriorityMutex(bool inherits);
   ~PriorityMutex() { pthread_mutex_destroy(&mutex_); }
   PriorityMutex(const PriorityMutex&) = delete;
   PriorityMutex& operator=(const PriorityMutex&) = delete;

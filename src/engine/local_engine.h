@@ -195,7 +195,7 @@ class LocalEngine final : public Engine {
   mutable std::mutex registry_mutex_;
   std::optional<SessionTable<std::shared_ptr<Session>>> sessions_;
 
-  mutable PriorityMutex queue_mutex_;
+  mutable PriorityMutex queue_mutex_{options_.realtime};
   PriorityCondition work_;                // something became ready, or the end
   std::atomic<std::uint32_t> calls_ = 0;  // of call_compute(), for a compute thread that polls
   PriorityCondition idle_;                // a session left the compute thread

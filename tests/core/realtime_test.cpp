@@ -103,8 +103,10 @@ TEST(Realtime, MemoryIsLockedWhereTheReportSaysSo) {
   ::munlockall();
 }
 
-TEST(PriorityMutex, GuardsAndWakesLikeAnyOther) {
-  PriorityMutex mutex;
+class PriorityMutexTest : public ::testing::TestWithParam<bool> {};
+
+TEST_P(PriorityMutexTest, GuardsAndWakesLikeAnyOther) {
+  PriorityMutex mutex(GetParam());
   PriorityCondition changed;
   int turns = 0;
   std::thread other([&] {
@@ -124,6 +126,7 @@ TEST(PriorityMutex, GuardsAndWakesLikeAnyOther) {
   other.join();
   EXPECT_EQ(turns, 2000);
 }
+INSTANTIATE_TEST_SUITE_P(Inherits, PriorityMutexTest, ::testing::Bool());
 
 }  // namespace
 }  // namespace cortex::testing
