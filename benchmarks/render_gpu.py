@@ -102,8 +102,22 @@ def kernels(doc, table):
               rows)]
 
 
+def attention_stages(doc, table):
+    report, path = doc.load("attention_stages.json")
+    if not report:
+        return
+    masks = list(report["results"][0]["us"])
+    doc.parts += [
+        f"### Where the time of cross-attention goes: {report['shape']}\n",
+        f"{report['command']}, {report['date']}, {report['device']['gpu']}, revision "
+        f"{report['revision']}, microseconds: [{path.name}]({path.as_posix()}). {report['note']}\n",
+        table(["build", *masks], [[r["build"], *(micro(r["us"][m]) for m in masks)]
+                                  for r in report["results"]])]
+
+
 def sections(doc, table):
     windows(doc, table)
     streams(doc, table)
     sessions(doc, table)
     kernels(doc, table)
+    attention_stages(doc, table)
