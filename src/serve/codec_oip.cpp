@@ -16,7 +16,20 @@
 namespace cortex {
 namespace {
 
-using namespace json;
+using json::as;
+using json::bad;
+using json::deadline;
+using json::describe;
+using json::element;
+using json::element_type;
+using json::fields_of;
+using json::flag;
+using json::id;
+using json::index_of;
+using json::missing;
+using json::number;
+using json::object_of;
+using json::whole;
 
 constexpr std::string_view kColumns[] = {"neuron_id", "time_bin", "value"};
 constexpr std::int64_t kHighest[] = {std::numeric_limits<std::int32_t>::max(), kMaxWhole,

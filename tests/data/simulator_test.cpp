@@ -94,19 +94,21 @@ TEST(Simulator, TrialsAreOrderedAndTheirCuesLieWithin) {
 TEST(Simulator, AnOnsetIsWhereTheHandHasFivePercentOfItsSpeed) {
   const Recording r = make({.units = 1, .minutes = 3});
   const auto& velocity = r.find_behavior("hand_vel")->values;
-  const auto speed = [&](double seconds) {
-    const auto k = static_cast<std::size_t>(std::llround(seconds * 1000));
+  const auto sample = [](double seconds) {
+    return static_cast<std::size_t>(std::llround(seconds * 1000));
+  };
+  const auto speed = [&](std::size_t k) {
     return static_cast<double>(std::hypot(velocity[2 * k], velocity[2 * k + 1]));
   };
   double share = 0;
   for (const Trial& trial : r.trials) {
     double top = 0;
-    for (double t = trial.span.start_s; t < trial.span.stop_s; t += 1e-3)
-      top = std::max(top, speed(t));
-    const double onset = trial.columns.at("move_onset_time");
+    for (std::size_t k = sample(trial.span.start_s); k < sample(trial.span.stop_s); ++k)
+      top = std::max(top, speed(k));
+    const std::size_t onset = sample(trial.columns.at("move_onset_time"));
     share += speed(onset) / top / static_cast<double>(r.trials.size());
-    EXPECT_GT(speed(onset + 0.1), 0.15 * top) << onset;   // on its way
-    EXPECT_LT(speed(onset - 0.06), 0.15 * top) << onset;  // at rest but for tremor
+    EXPECT_GT(speed(onset + 100), 0.15 * top) << onset;  // on its way
+    EXPECT_LT(speed(onset - 60), 0.15 * top) << onset;   // at rest but for tremor
   }
   EXPECT_NEAR(share, 0.05, 0.01);
 }
