@@ -20,6 +20,7 @@ import time
 
 from results import gpu_names, write_results
 
+
 def on_gpu(number):
     return {**os.environ, **({} if number is None else {"CUDA_VISIBLE_DEVICES": str(number)})}
 
@@ -65,8 +66,8 @@ def main():
     fitting = fit_all(args, command)
     page = ["--report", str(args.report)] if args.report else []
     begun = time.monotonic()
-    ran = subprocess.run([*command, "--models", args.models, *page, "--json"], stdout=subprocess.PIPE, text=True,
-                         env=on_gpu(0 if args.gpus else None))
+    ran = subprocess.run([*command, "--models", args.models, *page, "--json"],
+                         stdout=subprocess.PIPE, text=True, env=on_gpu(0 if args.gpus else None))
     if ran.returncode != 0:
         sys.exit(f"compare.py: {shlex.join(command)}: ended with {ran.returncode}")
     report = json.loads(ran.stdout.strip().splitlines()[-1])

@@ -1,6 +1,7 @@
 #include "scheduler/batch_former.h"
 
 namespace cortex {
+
 bool GrowingBatch::in_time(const Work& work) const {
   return !work.promised || start_ + work.forwards * alone(work) <= work.deadline;
 }

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 #include <simdjson.h>
 
-#include <limits>
 #include <utility>
 
 #include "serve/json_fields.h"
@@ -21,14 +20,12 @@ using json::fields_of;
 using json::flag;
 using json::id;
 using json::index_of;
+using json::kEventFields;
+using json::kEventHighest;
 using json::missing;
 using json::number;
 using json::object_of;
 using json::whole;
-
-constexpr std::string_view kEventNames[] = {"neuron_id", "time_bin", "value"};
-constexpr std::int64_t kEventHigh[] = {std::numeric_limits<std::int32_t>::max(), kMaxWhole,
-                                       std::numeric_limits<std::int32_t>::max()};
 
 Event event_from(const std::int64_t (&got)[3]) {
   return {.unit = static_cast<std::int32_t>(got[0]),
@@ -45,15 +42,15 @@ bool plain_event(element e, Event& event) {
   unsigned seen = 0;
   for (const auto field : object) {
     // Lengths that are known here need no call to compare them.
-    const int i = field.key == kEventNames[0]   ? 0
-                  : field.key == kEventNames[1] ? 1
-                  : field.key == kEventNames[2] ? 2
-                                                : -1;
+    const int i = field.key == kEventFields[0]   ? 0
+                  : field.key == kEventFields[1] ? 1
+                  : field.key == kEventFields[2] ? 2
+                                                 : -1;
     if (i < 0) continue;
     if (seen & (1U << i) || field.value.type() != element_type::INT64) return false;
     seen |= 1U << i;
     got[i] = as<std::int64_t>(field.value);
-    if (got[i] < 0 || got[i] > kEventHigh[i]) return false;
+    if (got[i] < 0 || got[i] > kEventHighest[i]) return false;
   }
   event = event_from(got);
   return seen == 7;
@@ -71,17 +68,17 @@ Result<Event> event_of(element e, std::size_t index) {
   std::int64_t got[3] = {};
   unsigned seen = 0;
   for (const auto field : object) {
-    const int i = index_of(kEventNames, field.key);
+    const int i = index_of(kEventFields, field.key);
     if (i < 0) continue;
     if (seen & (1U << i))
-      return bad(path(kEventNames[i]), path(kEventNames[i]) + " is given twice");
+      return bad(path(kEventFields[i]), path(kEventFields[i]) + " is given twice");
     seen |= 1U << i;
-    const auto n = whole(field.value, path(kEventNames[i]), 0, kEventHigh[i]);
+    const auto n = whole(field.value, path(kEventFields[i]), 0, kEventHighest[i]);
     if (!n) return n.error();
     got[i] = *n;
   }
   for (int i = 0; i < 3; ++i)
-    if (!(seen & (1U << i))) return missing(path(kEventNames[i]));
+    if (!(seen & (1U << i))) return missing(path(kEventFields[i]));
   return event_from(got);
 }
 

@@ -26,14 +26,13 @@ using json::fields_of;
 using json::flag;
 using json::id;
 using json::index_of;
+using json::kEventFields;
+using json::kEventHighest;
 using json::missing;
 using json::number;
 using json::object_of;
 using json::whole;
 
-constexpr std::string_view kColumns[] = {"neuron_id", "time_bin", "value"};
-constexpr std::int64_t kHighest[] = {std::numeric_limits<std::int32_t>::max(), kMaxWhole,
-                                     std::numeric_limits<std::int32_t>::max()};
 constexpr std::string_view kOutput = "behavior";
 /// How deep "data" may be nested: a tensor's rank, and no event needs more than a batch of one.
 constexpr int kMostNested = 4;
@@ -136,7 +135,7 @@ Result<void> read_input(element input, std::size_t index, Tail& tail,
     if (!fields->has[i]) return missing(path + "." + std::string(kNames[i]));
   const auto name = id(fields->at[0], path + ".name");
   if (!name) return name.error();
-  const int column = index_of(kColumns, *name);
+  const int column = index_of(kEventFields, *name);
   if (column < 0)
     return bad(
         path + ".name",
@@ -165,7 +164,7 @@ Result<void> read_input(element input, std::size_t index, Tail& tail,
     }
   }
   std::vector<std::int64_t>& out = columns[column];
-  const std::int64_t high = kHighest[column];
+  const std::int64_t high = kEventHighest[column];
   if (!size) {
     if (!fields->has[3]) return missing(path + ".data");
     if (auto ok = flatten(fields->at[3], path + ".data", high, 0, out); !ok) return ok;
@@ -367,13 +366,13 @@ Result<InferRequest> OipParser::infer(std::string_view body, std::string_view js
     if (auto ok = read_input(input, index++, tail, columns_, seen); !ok) return ok.error();
   for (int i = 0; i < 3; ++i)
     if (!seen[i])
-      return bad("inputs", fmt::format("inputs: the tensor {} is missing", kColumns[i]));
+      return bad("inputs", fmt::format("inputs: the tensor {} is missing", kEventFields[i]));
   if (!tail.bytes.empty())
     return bad("", fmt::format("{} bytes follow the last binary tensor", tail.bytes.size()));
   for (int i = 1; i < 3; ++i)
     if (columns_[i].size() != columns_[0].size())
       return bad("inputs", fmt::format("inputs: neuron_id has {} elements, {} has {}",
-                                       columns_[0].size(), kColumns[i], columns_[i].size()));
+                                       columns_[0].size(), kEventFields[i], columns_[i].size()));
   events_.reserve(columns_[0].size());
   for (std::size_t i = 0; i < columns_[0].size(); ++i)
     events_.push_back({.unit = static_cast<std::int32_t>(columns_[0][i]),

@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -17,6 +18,11 @@ namespace cortex::json {
 
 using simdjson::dom::element;
 using simdjson::dom::element_type;
+
+/// What an event is made of, and the highest that each may be; the lowest is 0.
+inline constexpr std::string_view kEventFields[] = {"neuron_id", "time_bin", "value"};
+inline constexpr std::int64_t kEventHighest[] = {
+    std::numeric_limits<std::int32_t>::max(), kMaxWhole, std::numeric_limits<std::int32_t>::max()};
 
 inline Error bad(std::string field, std::string message) {
   return {ErrorCode::invalid_argument, std::move(message), std::move(field)};
