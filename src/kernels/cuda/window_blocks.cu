@@ -1,0 +1,666 @@
+#include <algorithm>
+
+#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/tensor_map.h"
+#include "kernels/cuda/window_blocks.h"
+#include "kernels/cuda/window_blocks_device.cuh"
+
+/// All blocks of a window model in one kernel, for windows so few that a kernel an operation costs
+/// more than the operation.
+///
+/// A cluster has 32 latents, and every block of it one head: q, k and v of that head, 64 columns of
+/// the residual stream, 256 hidden columns. The residual stream stays in registers, in float32.
+/// What the others of a cluster need goes straight into their shared memory, a slice of 64 columns
+/// each, and a product begins with whichever slice comes first. Down is cut by its inputs, so that
+/// the hidden columns never leave their block: the partial sums do, and are added in the order of
+/// the blocks. Clusters need each other's K and V alone: those go through memory, with a signal a
+/// cluster and head. Weights are fetched ahead of all that into a ring.
+///
+/// Products are of 64 outputs, as rows of A, and the 32 latents: d[output][latent].
+namespace cortex::cuda {
+namespace {
+
+using namespace windows;
+
+constexpr int kThreads = kWorkers + kWarp;  // those that multiply and the one that fetches
+constexpr int kHeadDim = kWidth;
+constexpr int kHiddenTiles = 4;               // of a block of the cluster
+constexpr int kSignalPitch = 4;               // of 32 bytes
+constexpr int kKeyVectors = 2 * kChunk / 16;  // K and V of a cluster's rows and a head
+constexpr float kLog2E = 1.4426950408889634f;
+
+struct Job {
+  CUtensorMap weights[WindowBlocksPlan::kMostBlocks * WindowBlocksPlan::kLinears];
+  int blocks;
+  int tiles;  // clusters of an item
+  float eps;
+  Bf16* z;
+  uint4* keys;             // [2, clusters, heads, kKeyVectors]
+  std::uint64_t* signals;  // a cluster and head: its blocks done, in all launches
+  std::uint64_t* begun;    // blocks of this launch
+  std::uint64_t* ended;    // what the signals were when the last launch ended
+};
+
+/// Where things lie in shared memory, in bytes, for clusters of `kRanks` blocks.
+template <int kRanks>
+struct Layout {
+  static constexpr int kZ = 0;                         // slices of the residual stream
+  static constexpr int kParts = kZ + kRanks * kChunk;  // partial sums of down, by the block they
+                                                       // come from
+  static constexpr int kPart = kWidth * kRows * 4;
+  static constexpr int kHidden = kParts + kRanks * kPart;  // slices
+  static constexpr int kStaged = kHidden + kHiddenTiles * kChunk;
+  static constexpr int kRing = kStaged + kChunk;
+  static constexpr int kSquares = kRing + kStages * kStage;  // [kRanks, kRows], of a row's slices
+  static constexpr int kFactors = kSquares + kRanks * kRows * 4;
+  static constexpr int kWarpSquares = kFactors + kRows * 4;  // [kGroups, 4, kRows / kGroups]
+  static constexpr int kBarriers = kWarpSquares + 4 * kRows * 4;
+  static constexpr int kFull = kBarriers, kEmpty = kFull + 8 * kStages;
+  static constexpr int kZHere = kEmpty + 8 * kStages;
+  static constexpr int kSeenHere = kZHere + 8 * kRanks;
+  static constexpr int kPartsHere = kSeenHere + 8 * kRanks;
+  static constexpr int kBytes = kPartsHere + 8;
+  static_assert(kBytes <= kSharedLimit);
+
+  // While the room is not needed for what it is named after:
+  static constexpr int kSeen = kParts;  // slices of the attention's result
+  static constexpr int kQueries = kHidden;
+  static constexpr int kValues = kHidden + kChunk;    // group 1's part of V; then
+  static constexpr int kTops = kHidden + 2 * kChunk;  // [8, kRows], and totals
+  static constexpr int kSeenStaged = kHidden + 3 * kChunk;
+  static constexpr int kOut = kHidden;  // a group's part of what the other finishes
+  /// A warp's sums of values; none of the slices that others send meanwhile is here.
+  __device__ static constexpr int attention_sums(int warp) {
+    return warp < kRanks / 2 ? kZ + warp * kPart
+                             : kParts + kRanks * kChunk + (warp - kRanks / 2) * kPart;
+  }
+};
+
+#if CORTEX_SM90A
+
+/// What a slice brings to a block: of z, with its rows' sums of squares.
+constexpr int kSeenBytes = kChunk;
+constexpr int kZBytes = kChunk + kRows * 4;
+
+/// The thread that keeps the ring filled, in the order in which all is multiplied.
+template <int kRanks>
+__device__ void fetch(const Job& job, std::uint32_t base, int rank) {
+  using L = Layout<kRanks>;
+  int stage = 0;
+  std::uint32_t parity = 1;
+  const auto put = [&](const CUtensorMap& map, int column0, int row0, int column1, int row1) {
+    const std::uint32_t full = base + L::kFull + 8 * stage;
+    const std::uint32_t to = base + L::kRing + stage * kStage;
+    barrier_wait(base + L::kEmpty + 8 * stage, parity);
+    barrier_expect(full, kStage);
+    load_tile(to, &map, full, column0, row0);
+    load_tile(to + kTile, &map, full, column1, row1);
+    if (++stage == kStages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  };
+  constexpr int kDim = kRanks * kWidth;
+  const auto slice = [&](int i) { return (rank + i) % kRanks * kWidth; };
+  const int own = rank * kWidth, hidden = rank * kHiddenTiles * kWidth;
+  for (int block = 0; block < job.blocks; ++block) {
+    const CUtensorMap* const maps = job.weights + block * WindowBlocksPlan::kLinears;
+    for (int i = 0; i < kRanks; ++i) put(maps[0], slice(i), own, slice(i), kDim + own);
+    for (int i = 0; i < kRanks / 2; ++i)
+      put(maps[0], slice(i), 2 * kDim + own, slice(i + kRanks / 2), 2 * kDim + own);
+    for (int i = 0; i < kRanks / 2; ++i) put(maps[1], slice(i), own, slice(i + kRanks / 2), own);
+    for (int i = 0; i < kRanks; ++i)
+      for (int tile = 0; tile < kHiddenTiles; tile += kGroups)
+        put(maps[2], slice(i), hidden + tile * kWidth, slice(i), hidden + (tile + 1) * kWidth);
+    for (int i = 0; i < kRanks; i += kGroups)
+      for (int tile = 0; tile < kHiddenTiles; ++tile)
+        put(maps[3], hidden + tile * kWidth, slice(i), hidden + tile * kWidth, slice(i + 1));
+  }
+}
+
+/// One of the threads that multiply.
+template <int kRanks>
+struct Worker {
+  using L = Layout<kRanks>;
+  const Job& job;
+  unsigned char* const shared;
+  const std::uint32_t base;
+  const int rank, cluster, clusters;
+  const int group = threadIdx.x / kGroupThreads, thread = threadIdx.x % kGroupThreads;
+  const int warp = thread / kWarp, lane = thread % kWarp;
+  const int g = lane / 4, t = lane % 4;
+  std::uint64_t signals_before = 0;
+  Weights weights;
+  /// The group's half of the rows, of its block's slice: sums 4 i of Sums' i = 2 group, 2 group
+  /// + 1.
+  float z[2][4];
+
+  __device__ Worker(const Job& a, unsigned char* memory, std::uint32_t address)
+      : job(a),
+        shared(memory),
+        base(address),
+        rank(static_cast<int>(blockIdx.x) % kRanks),
+        cluster(static_cast<int>(blockIdx.x) / kRanks),
+        clusters(static_cast<int>(gridDim.x) / kRanks),
+        weights{address + L::kRing + group * kTile, address + L::kFull, address + L::kEmpty} {}
+
+  __device__ int slice(int i) const { return (rank + i) % kRanks; }
+  template <class T>
+  __device__ T* at(int offset) const {
+    return reinterpret_cast<T*>(shared + offset);
+  }
+  __device__ static void meet() { named_barrier<kWorkers>(1); }
+  __device__ void meet_group() const { named_barrier<kGroupThreads>(2 + group); }
+
+  /// Of z in memory: two columns of row 8 i + g of the group's.
+  __device__ std::uint32_t* place(int i, int half) const {
+    const std::int64_t row = std::int64_t{cluster} * kRows + 16 * group + 8 * i + g;
+    return reinterpret_cast<std::uint32_t*>(job.z + row * (kRanks * kWidth) + rank * kWidth +
+                                            16 * warp + 8 * half + 2 * t);
+  }
+  __device__ void load_z() {
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float2 two = unpack_bf16(transpose(__ldcg(place(i, half))));
+        z[i][2 * half] = two.x;
+        z[i][2 * half + 1] = two.y;
+      }
+  }
+  __device__ void store_z() const {
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+        *place(i, half) = transpose(pack(z[i][2 * half], z[i][2 * half + 1]));
+  }
+
+  /// Two columns, 16 warp + 8 half + 2 t and the next, of a row of a slice at `to`.
+  __device__ void put(int to, int row, int half, std::uint32_t two) const {
+    *at<std::uint32_t>(to + row * kSliceBytes + ((2 * warp + half) ^ (row & 7)) * 16 + 4 * t) = two;
+  }
+  /// The group's half of the block's slice, which lies at `from`, to all blocks of the cluster.
+  __device__ void send(int from, int slices, int here) const {
+    if (lane < kRanks)
+      copy_to(address_at(base + slices + rank * kChunk + group * kHalf, lane), base + from, kHalf,
+              address_at(base + here + 8 * rank, lane));
+  }
+  __device__ void send_z() {
+    constexpr int kOwn = kRows / kGroups;
+    const int staged = L::kStaged + group * kHalf;
+    float* const squares = at<float>(L::kWarpSquares) + group * 4 * kOwn;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      float square[2];
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        square[e] = fmaf(z[i][e], z[i][e], z[i][2 + e] * z[i][2 + e]);
+        for (int step = 4; step < kWarp; step *= 2)
+          square[e] += __shfl_xor_sync(kAllLanes, square[e], step);
+      }
+      if (g == 0)
+        *reinterpret_cast<float2*>(squares + warp * kOwn + 8 * i + 2 * t) = {square[0], square[1]};
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+        put(staged, 8 * i + g, half, transpose(pack(z[i][2 * half], z[i][2 * half + 1])));
+    }
+    proxy_fence();
+    meet_group();
+    if (warp != 0) return;
+    send(staged, L::kZ, L::kZHere);
+    if (lane >= kOwn) return;
+    float sum = 0;
+#pragma unroll
+    for (int w = 0; w < 4; ++w) sum += squares[w * kOwn + lane];
+    const std::uint32_t to = base + L::kSquares + (rank * kRows + group * kOwn + lane) * 4;
+#pragma unroll
+    for (int i = 0; i < kRanks; ++i)
+      store_at(address_at(to, slice(i)), sum, address_at(base + L::kZHere + 8 * rank, slice(i)));
+  }
+
+  __device__ void wait_slice(int here, int number, std::uint32_t parity, int next_bytes,
+                             bool arms) const {
+    cluster_wait(base + here + 8 * number, parity);
+    if (arms && thread == 0) barrier_expect(base + here + 8 * number, next_bytes);
+  }
+
+  /// 1 / rms of the rows whose slices are all here, for whoever meets after this.
+  __device__ void leave_factors() const {
+    static_assert(kWorkers == 8 * kRows && kRanks <= 8);
+    const int row = threadIdx.x / 8, part = threadIdx.x % 8;
+    float sum = part < kRanks ? at<float>(L::kSquares)[part * kRows + row] : 0.0f;
+    for (int step = 1; step < 8; step *= 2) sum += __shfl_xor_sync(kAllLanes, sum, step);
+    if (part == 0) at<float>(L::kFactors)[row] = rsqrtf(sum / (kRanks * kWidth) + job.eps);
+  }
+  __device__ void scale(Sums& d) const {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float2 factor = *at<float2>(L::kFactors + (8 * i + 2 * t) * 4);
+      d[4 * i] *= factor.x;
+      d[4 * i + 1] *= factor.y;
+      d[4 * i + 2] *= factor.x;
+      d[4 * i + 3] *= factor.y;
+    }
+  }
+
+  /// Of a cluster's K, then V, in this block's head.
+  __device__ uint4* keys_of(int block, int of) const {
+    return job.keys +
+           static_cast<std::int64_t>((block % 2 * clusters + of) * kRanks + rank) * kKeyVectors;
+  }
+  __device__ std::uint64_t* signal_of(int of) const {
+    return job.signals + (of * kRanks + rank) * kSignalPitch;
+  }
+
+  /// q to shared memory; k and v of the cluster's rows to memory, as the words that mma takes.
+  __device__ void project(int block) {
+    Sums first, v;  // group 0: q, group 1: k; half of the inputs of v
+#pragma unroll
+    for (int i = 0; i < kRanks; ++i) {
+      wait_slice(L::kZHere, slice(i), 0, kZBytes, group == 0);
+      weights.multiply(first, base + L::kZ + slice(i) * kChunk, i == 0);
+    }
+#pragma unroll
+    for (int i = 0; i < kRanks / 2; ++i)
+      weights.multiply(v, base + L::kZ + slice(i + group * kRanks / 2) * kChunk, i == 0);
+    weights.finish(v);
+    settle(first);
+    float4* const values = at<float4>(L::kValues);
+    if (group == 1)
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        values[i * kGroupThreads + thread] = {v[4 * i], v[4 * i + 1], v[4 * i + 2], v[4 * i + 3]};
+    leave_factors();
+    meet();
+    scale(first);
+    uint4* const keys = keys_of(block, cluster) + warp * kWarp + lane;
+    if (group == 1) {
+#pragma unroll
+      for (int pair = 0; pair < 2; ++pair) {
+        std::uint32_t word[4];
+#pragma unroll
+        for (int w = 0; w < 4; ++w)
+          word[w] = transpose(pack(first[8 * pair + 2 * w], first[8 * pair + 2 * w + 1]));
+        keys[pair * kGroupThreads] = {word[0], word[1], word[2], word[3]};
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float4 other = values[i * kGroupThreads + thread];
+        v[4 * i] += other.x;
+        v[4 * i + 1] += other.y;
+        v[4 * i + 2] += other.z;
+        v[4 * i + 3] += other.w;
+      }
+      scale(v);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        std::uint32_t word[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) word[i] = pack(v[4 * i + 2 * half], v[4 * i + 2 * half + 1]);
+        keys[(2 + half) * kGroupThreads] = {word[0], word[1], word[2], word[3]};
+      }
+      const float factor = rsqrtf(static_cast<float>(kHeadDim)) * kLog2E;
+      uint4* const queries = at<uint4>(L::kQueries) + warp * 2 * kWarp + lane;
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        std::uint32_t word[4];
+#pragma unroll
+        for (int w = 0; w < 4; ++w)
+          word[w] =
+              transpose(pack(first[8 * i + 2 * w] * factor, first[8 * i + 2 * w + 1] * factor));
+        queries[i * kWarp] = {word[0], word[2], word[1], word[3]};
+      }
+    }
+    meet();
+    if (threadIdx.x == 0) store_release(signal_of(cluster), signals_before + block + 1);
+  }
+
+  /// The cluster's queries over the rows of cluster `of`: a warp's part of the sums.
+  __device__ void attend(int block, int of, int number) const {
+    if (lane == 0) wait_signal(signal_of(of), signals_before + block + 1);
+    __syncwarp();
+    const uint4* const keys = keys_of(block, of) + lane;
+    uint4 k[4][2], v[4][2];
+#pragma unroll
+    for (int part = 0; part < 4; ++part)
+#pragma unroll
+      for (int i = 0; i < 2; ++i) k[part][i] = __ldcg(keys + i * kGroupThreads + part * kWarp);
+#pragma unroll
+    for (int part = 0; part < 4; ++part)
+#pragma unroll
+      for (int i = 0; i < 2; ++i)
+        v[part][i] = __ldcg(keys + (2 + i) * kGroupThreads + part * kWarp);
+
+    float s[2][4][4] = {};
+#pragma unroll
+    for (int part = 0; part < 4; ++part)
+#pragma unroll
+      for (int m = 0; m < 2; ++m) {
+        const uint4 q = at<uint4>(L::kQueries)[(2 * part + m) * kWarp + lane];
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          mma(s[m][2 * i], q.x, q.y, q.z, q.w, k[part][i].x, k[part][i].y);
+          mma(s[m][2 * i + 1], q.x, q.y, q.z, q.w, k[part][i].z, k[part][i].w);
+        }
+      }
+    std::uint32_t p[2][4][2];  // of 8 keys: row g, row g + 8
+    float* const tops = at<float>(L::kTops) + number * kRows;
+#pragma unroll
+    for (int m = 0; m < 2; ++m)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float top = s[m][0][2 * half], total = 0;
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+          top = fmaxf(top, fmaxf(s[m][i][2 * half], s[m][i][2 * half + 1]));
+        top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 1));
+        top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 2));
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const float x = exp2_fast(s[m][i][2 * half] - top);
+          const float y = exp2_fast(s[m][i][2 * half + 1] - top);
+          total += x + y;
+          p[m][i][half] = pack(x, y);
+        }
+        total += __shfl_xor_sync(kAllLanes, total, 1);
+        total += __shfl_xor_sync(kAllLanes, total, 2);
+        if (t == 0) {
+          tops[16 * m + 8 * half + g] = top;
+          tops[8 * kRows + 16 * m + 8 * half + g] = total;
+        }
+      }
+    float4* const sums = at<float4>(L::attention_sums(number)) + lane;
+#pragma unroll
+    for (int m = 0; m < 2; ++m)
+#pragma unroll
+      for (int part = 0; part < 4; ++part)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          float o[4] = {};
+          mma(o, p[m][0][0], p[m][0][1], p[m][1][0], p[m][1][1], v[part][half].x, v[part][half].y);
+          mma(o, p[m][2][0], p[m][2][1], p[m][3][0], p[m][3][1], v[part][half].z, v[part][half].w);
+          sums[(8 * m + 2 * part + half) * kWarp] = {o[0], o[1], o[2], o[3]};
+        }
+  }
+
+  /// The head's result for the group's rows, of all warps' parts, to all blocks of the cluster.
+  __device__ void send_seen() const {
+    float top[2] = {-INFINITY, -INFINITY}, total[2] = {}, sum[2][4] = {};
+    const float* const tops = at<float>(L::kTops) + 16 * group + g;
+#pragma unroll
+    for (int n = 0; n < kRanks; ++n)
+      if (n < job.tiles)
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+          top[half] = fmaxf(top[half], tops[n * kRows + 8 * half]);
+#pragma unroll
+    for (int n = 0; n < kRanks; ++n) {
+      if (n >= job.tiles) break;
+      float factor[2];
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        factor[half] = exp2_fast(tops[n * kRows + 8 * half] - top[half]);
+        total[half] = fmaf(factor[half], tops[(8 + n) * kRows + 8 * half], total[half]);
+      }
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const float4 x =
+            at<float4>(L::attention_sums(n))[(8 * group + 2 * warp + i) * kWarp + lane];
+        sum[i][0] = fmaf(factor[0], x.x, sum[i][0]);
+        sum[i][1] = fmaf(factor[0], x.y, sum[i][1]);
+        sum[i][2] = fmaf(factor[1], x.z, sum[i][2]);
+        sum[i][3] = fmaf(factor[1], x.w, sum[i][3]);
+      }
+    }
+    const int staged = L::kSeenStaged + group * kHalf;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float inverse = 1.0f / total[half];
+#pragma unroll
+      for (int i = 0; i < 2; ++i)
+        put(staged, 8 * half + g, i,
+            pack(sum[i][2 * half] * inverse, sum[i][2 * half + 1] * inverse));
+    }
+    proxy_fence();
+    meet_group();
+    if (warp == 0) send(staged, L::kSeen, L::kSeenHere);
+  }
+
+  /// z += out(what was seen): each group has half of the inputs and finishes half of the rows.
+  __device__ void add_seen(int block) {
+    Sums d;
+#pragma unroll
+    for (int i = 0; i < kRanks / 2; ++i) {
+      const int from = slice(i + group * kRanks / 2);
+      wait_slice(L::kSeenHere, from, block % 2, kSeenBytes, true);
+      weights.multiply(d, base + L::kSeen + from * kChunk, i == 0);
+    }
+    weights.finish(d);
+    float4* const parts = at<float4>(L::kOut) + thread;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      float other[4];
+#pragma unroll
+      for (int e = 0; e < 4; ++e) other[e] = group == 0 ? d[8 + 4 * i + e] : d[4 * i + e];
+      parts[(2 * group + i) * kGroupThreads] = {other[0], other[1], other[2], other[3]};
+    }
+    meet();
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const float4 other = parts[(2 * (1 - group) + i) * kGroupThreads];
+      const float of[4] = {other.x, other.y, other.z, other.w};
+#pragma unroll
+      for (int e = 0; e < 4; ++e) z[i][e] += (group == 0 ? d[4 * i + e] : d[8 + 4 * i + e]) + of[e];
+    }
+  }
+
+  __device__ void expand() {
+    Sums d[2];
+#pragma unroll
+    for (int i = 0; i < kRanks; ++i) {
+      wait_slice(L::kZHere, slice(i), 1, kZBytes, group == 0);
+#pragma unroll
+      for (int n = 0; n < 2; ++n) weights.multiply(d[n], base + L::kZ + slice(i) * kChunk, i == 0);
+    }
+    weights.finish(d[1]);
+    settle(d[0]);
+    leave_factors();
+    meet();
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+      scale(d[n]);
+      const int to = L::kHidden + (2 * n + group) * kChunk;
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+#pragma unroll
+        for (int half = 0; half < 2; ++half)
+          put(to, 8 * i + g, half,
+              transpose(pack(gelu(d[n][4 * i + 2 * half]), gelu(d[n][4 * i + 2 * half + 1]))));
+    }
+    proxy_fence();
+    meet();
+  }
+
+  __device__ void send_part(const Sums& d, int to) const {
+    const int place = L::kParts + rank * L::kPart + thread * 16;
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      store_at(address_at(base + place + i * kGroupThreads * 16, to),
+               float4{d[4 * i], d[4 * i + 1], d[4 * i + 2], d[4 * i + 3]},
+               address_at(base + L::kPartsHere, to));
+  }
+  /// z += down(hidden): a tile of partial sums for every block of the cluster, and theirs for this.
+  __device__ void add_hidden(int block) {
+    Sums d[2];
+#pragma unroll
+    for (int i = 0; i < kRanks / 2; ++i) {
+#pragma unroll
+      for (int n = 0; n < kHiddenTiles; ++n) {
+        weights.multiply(d[i % 2], base + L::kHidden + n * kChunk, n == 0);
+        if (n != 0 || i == 0) continue;
+        settle(d[(i + 1) % 2]);
+        send_part(d[(i + 1) % 2], slice(2 * (i - 1) + group));
+      }
+    }
+    constexpr int kLast = kRanks / 2 - 1;
+    weights.finish(d[kLast % 2]);
+    send_part(d[kLast % 2], slice(2 * kLast + group));
+
+    cluster_wait(base + L::kPartsHere, block % 2);
+    if (threadIdx.x == 0) barrier_expect(base + L::kPartsHere, kRanks * L::kPart);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      float sum[4] = {};
+#pragma unroll
+      for (int from = 0; from < kRanks; ++from) {
+        const float4 x =
+            at<float4>(L::kParts + from * L::kPart)[(2 * group + i) * kGroupThreads + thread];
+        sum[0] += x.x;
+        sum[1] += x.y;
+        sum[2] += x.z;
+        sum[3] += x.w;
+      }
+#pragma unroll
+      for (int e = 0; e < 4; ++e) z[i][e] += sum[e];
+    }
+  }
+
+  __device__ void run() {
+    signals_before = __ldcg(job.ended);
+    load_z();
+    send_z();
+    meet();
+    if (threadIdx.x == 0) count_release(job.begun);
+    const int number = threadIdx.x / kWarp;
+#pragma unroll 1
+    for (int block = 0; block < job.blocks; ++block) {
+      project(block);
+      if (number < job.tiles) attend(block, cluster / job.tiles * job.tiles + number, number);
+      meet();
+      send_seen();
+      add_seen(block);
+      send_z();
+      expand();
+      add_hidden(block);
+      if (block + 1 < job.blocks) send_z();
+    }
+    store_z();
+    // The next launch begins where this one ends; by then all blocks know where this one began.
+    if (blockIdx.x == 0 && threadIdx.x == 0) {
+      wait_signal(job.begun, gridDim.x);
+      *job.begun = 0;
+      *job.ended = signals_before + job.blocks;
+    }
+  }
+};
+
+#endif  // CORTEX_SM90A
+
+template <int kRanks>
+__global__ void __launch_bounds__(kThreads, 1) stay(const __grid_constant__ Job job) {
+#if CORTEX_SM90A
+  using L = Layout<kRanks>;
+  extern __shared__ __align__(1024) unsigned char shared[];
+  const std::uint32_t base = shared_address(shared);
+  if (threadIdx.x == kWorkers) {
+    if (base % 1024 != 0) __trap();
+    for (int i = 0; i < kStages; ++i) {
+      barrier_init(base + L::kFull + 8 * i, 1);
+      barrier_init(base + L::kEmpty + 8 * i, kWorkers / kWarp);
+    }
+    for (int i = 0; i < 2 * kRanks + 1; ++i) barrier_init(base + L::kZHere + 8 * i, 1);
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    proxy_fence();
+    for (int i = 0; i < kRanks; ++i) {
+      barrier_expect(base + L::kZHere + 8 * i, kZBytes);
+      barrier_expect(base + L::kSeenHere + 8 * i, kSeenBytes);
+    }
+    barrier_expect(base + L::kPartsHere, kRanks * L::kPart);
+  }
+  __syncwarp();
+  cluster_sync();
+  let_next_begin();
+  if (threadIdx.x >= kWorkers) {
+    if (threadIdx.x == kWorkers) fetch<kRanks>(job, base, static_cast<int>(blockIdx.x) % kRanks);
+    wait_for_previous();
+  } else {
+    wait_for_previous();
+    Worker<kRanks>(job, shared, base).run();
+  }
+#else
+  __trap();
+#endif
+}
+
+template <int kRanks>
+bool launch_stay(const WindowBlocksPlan& p, cudaStream_t stream) {
+  auto* const kernel = stay<kRanks>;
+  constexpr std::size_t kBytes = Layout<kRanks>::kBytes;
+  const std::int64_t rows = std::int64_t{p.items} * p.latents;
+  const auto clusters = static_cast<int>(rows / kRows);
+  allow_shared(kernel, kBytes);
+  cudaLaunchAttribute attributes[3] = {};
+  attributes[0].id = cudaLaunchAttributeClusterDimension;
+  attributes[0].val.clusterDim = {kRanks, 1, 1};
+  attributes[1].id = cudaLaunchAttributeCooperative;
+  attributes[1].val.cooperative = 1;
+  attributes[2].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[2].val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(clusters * kRanks));
+  config.blockDim = dim3(kThreads);
+  config.dynamicSmemBytes = kBytes;
+  config.stream = stream;
+  config.attrs = attributes;
+  config.numAttrs = 1;
+  int resident = 0;
+  check(cudaOccupancyMaxActiveClusters(&resident, kernel, &config),
+        "cudaOccupancyMaxActiveClusters");
+  if (resident < clusters) return false;
+
+  Job job;
+  constexpr std::int64_t kDim = kRanks * kWidth, kHidden = kHiddenTiles * kDim;
+  const std::int64_t outputs[] = {3 * kDim, kDim, kHidden, kDim};
+  for (int i = 0; i < p.blocks * WindowBlocksPlan::kLinears; ++i) {
+    const int linear = i % WindowBlocksPlan::kLinears;
+    const std::int64_t inputs = linear == 3 ? kHidden : kDim;
+    job.weights[i] = bf16_tensor_map(p.weights[i], outputs[linear], inputs, inputs);
+  }
+  job.blocks = p.blocks;
+  job.tiles = p.latents / kRows;
+  job.eps = p.eps;
+  job.z = static_cast<Bf16*>(p.z);
+  job.keys = static_cast<uint4*>(p.keys);
+  job.ended = p.signals;
+  job.begun = p.signals + kSignalPitch;
+  job.signals = p.signals + 2 * kSignalPitch;
+  config.numAttrs = 3;
+  check(cudaLaunchKernelEx(&config, kernel, job), "cudaLaunchKernelEx");
+  return true;
+}
+
+}  // namespace
+
+std::size_t WindowBlocksPlan::key_bytes(std::int64_t rows, std::int64_t heads) {
+  return static_cast<std::size_t>(2 * rows / kRows * heads * kKeyVectors) * sizeof(uint4);
+}
+std::size_t WindowBlocksPlan::signal_bytes(std::int64_t rows, std::int64_t heads) {
+  return static_cast<std::size_t>((rows / kRows * heads + 2) * kSignalPitch) *
+         sizeof(std::uint64_t);
+}
+
+bool window_blocks(const WindowBlocksPlan& p, cudaStream_t stream) {
+  if (p.latents % kRows != 0 || p.latents / kRows > p.heads) return false;
+  switch (p.heads) {
+    case 4:
+      return launch_stay<4>(p, stream);
+    case 8:
+      return launch_stay<8>(p, stream);
+    default:
+      return false;
+  }
+}
+
+}  // namespace cortex::cuda
