@@ -22,9 +22,10 @@ namespace {
 
 using namespace windows;
 
-constexpr int kThreads = kWorkers + kWarp;  // those that multiply and the one that fetches
+constexpr int kThreads = kWorkers + kGroupThreads;  // one of the last fetches
 constexpr int kHeadDim = kWidth;
 constexpr int kHiddenTiles = 4;               // of a block of the cluster
+constexpr int kSignals = 8;                   // of a cluster and head: one a warp
 constexpr int kSignalPitch = 4;               // of 32 bytes
 constexpr int kKeyVectors = 2 * kChunk / 16;  // K and V of a cluster's rows and a head
 constexpr float kLog2E = 1.4426950408889634f;
@@ -32,7 +33,6 @@ constexpr float kLog2E = 1.4426950408889634f;
 struct Job {
   CUtensorMap weights[WindowBlocksPlan::kMostBlocks * WindowBlocksPlan::kLinears];
   int blocks;
-  int tiles;  // clusters of an item
   float eps;
   Bf16* z;
   uint4* keys;             // [2, clusters, heads, kKeyVectors]
@@ -44,16 +44,14 @@ struct Job {
 /// Where things lie in shared memory, in bytes, for clusters of `kRanks` blocks.
 template <int kRanks>
 struct Layout {
-  static constexpr int kZ = 0;                         // slices of the residual stream
-  static constexpr int kParts = kZ + kRanks * kChunk;  // partial sums of down, by the block they
-                                                       // come from
-  static constexpr int kPart = kWidth * kRows * 4;
-  static constexpr int kHidden = kParts + kRanks * kPart;  // slices
+  static constexpr int kZ = 0;                             // slices of the residual stream
+  static constexpr int kSeen = kZ + kRanks * kChunk;       // slices of the attention's result
+  static constexpr int kHidden = kSeen + kRanks * kChunk;  // slices
   static constexpr int kStaged = kHidden + kHiddenTiles * kChunk;
   static constexpr int kRing = kStaged + kChunk;
   static constexpr int kSquares = kRing + kStages * kStage;  // [kRanks, kRows], of a row's slices
-  static constexpr int kFactors = kSquares + kRanks * kRows * 4;
-  static constexpr int kWarpSquares = kFactors + kRows * 4;  // [kGroups, 4, kRows / kGroups]
+  static constexpr int kFactors = kSquares + kRanks * kRows * 4;       // [kGroups, kRows]
+  static constexpr int kWarpSquares = kFactors + kGroups * kRows * 4;  // [kGroups, 4, 16]
   static constexpr int kBarriers = kWarpSquares + 4 * kRows * 4;
   static constexpr int kFull = kBarriers, kEmpty = kFull + 8 * kStages;
   static constexpr int kZHere = kEmpty + 8 * kStages;
@@ -63,17 +61,13 @@ struct Layout {
   static_assert(kBytes <= kSharedLimit);
 
   // While the room is not needed for what it is named after:
-  static constexpr int kSeen = kParts;  // slices of the attention's result
+  static constexpr int kParts = kSeen;  // partial sums of down in bf16, by the block they come from
+  static constexpr int kPart = kChunk;
   static constexpr int kQueries = kHidden;
-  static constexpr int kValues = kHidden + kChunk;    // group 1's part of V; then
-  static constexpr int kTops = kHidden + 2 * kChunk;  // [8, kRows], and totals
+  static constexpr int kTops = kHidden + 2 * kChunk;  // [kRanks, kRows], then totals
   static constexpr int kSeenStaged = kHidden + 3 * kChunk;
   static constexpr int kOut = kHidden;  // a group's part of what the other finishes
-  /// A warp's sums of values; none of the slices that others send meanwhile is here.
-  __device__ static constexpr int attention_sums(int warp) {
-    return warp < kRanks / 2 ? kZ + warp * kPart
-                             : kParts + kRanks * kChunk + (warp - kRanks / 2) * kPart;
-  }
+  static constexpr int kSums = kZ;      // of values, in bf16, a warp's of 4 KB
 };
 
 #if CORTEX_SM90A
@@ -103,18 +97,27 @@ __device__ void fetch(const Job& job, std::uint32_t base, int rank) {
   constexpr int kDim = kRanks * kWidth;
   const auto slice = [&](int i) { return (rank + i) % kRanks * kWidth; };
   const int own = rank * kWidth, hidden = rank * kHiddenTiles * kWidth;
+#pragma unroll 1
   for (int block = 0; block < job.blocks; ++block) {
     const CUtensorMap* const maps = job.weights + block * WindowBlocksPlan::kLinears;
-    for (int i = 0; i < kRanks; ++i) put(maps[0], slice(i), own, slice(i), kDim + own);
-    for (int i = 0; i < kRanks / 2; ++i)
-      put(maps[0], slice(i), 2 * kDim + own, slice(i + kRanks / 2), 2 * kDim + own);
+#pragma unroll 1
+    for (int i = 0; i < kRanks; ++i) put(maps[0], slice(i), 2 * kDim + own, slice(i), kDim + own);
+#pragma unroll 1
+    for (int i = 0; i < kRanks; i += 2) put(maps[0], slice(i), own, slice(i + 1), own);
+#pragma unroll 1
     for (int i = 0; i < kRanks / 2; ++i) put(maps[1], slice(i), own, slice(i + kRanks / 2), own);
-    for (int i = 0; i < kRanks; ++i)
-      for (int tile = 0; tile < kHiddenTiles; tile += kGroups)
+#pragma unroll 1
+    for (int tile = 0; tile < kHiddenTiles; tile += kGroups)
+#pragma unroll 1
+      for (int i = 0; i < kRanks; ++i)
         put(maps[2], slice(i), hidden + tile * kWidth, slice(i), hidden + (tile + 1) * kWidth);
-    for (int i = 0; i < kRanks; i += kGroups)
-      for (int tile = 0; tile < kHiddenTiles; ++tile)
-        put(maps[3], hidden + tile * kWidth, slice(i), hidden + tile * kWidth, slice(i + 1));
+#pragma unroll 1
+    for (int tile = 0; tile < kHiddenTiles; tile += 2)
+#pragma unroll 1
+      for (int i = 0; i < kRanks; i += kGroups)
+#pragma unroll 1
+        for (int n = tile; n < tile + 2; ++n)
+          put(maps[3], hidden + n * kWidth, slice(i), hidden + n * kWidth, slice(i + 1));
   }
 }
 
@@ -142,7 +145,7 @@ struct Worker {
         rank(static_cast<int>(blockIdx.x) % kRanks),
         cluster(static_cast<int>(blockIdx.x) / kRanks),
         clusters(static_cast<int>(gridDim.x) / kRanks),
-        weights{address + L::kRing + group * kTile, address + L::kFull, address + L::kEmpty} {}
+        weights{address + L::kRing, address + L::kFull, address + L::kEmpty} {}
 
   __device__ int slice(int i) const { return (rank + i) % kRanks; }
   template <class T>
@@ -182,9 +185,11 @@ struct Worker {
   }
   /// The group's half of the block's slice, which lies at `from`, to all blocks of the cluster.
   __device__ void send(int from, int slices, int here) const {
-    if (lane < kRanks)
-      copy_to(address_at(base + slices + rank * kChunk + group * kHalf, lane), base + from, kHalf,
-              address_at(base + here + 8 * rank, lane));
+    constexpr int kEach = kRanks / 4;  // of a warp: one stands still while it sends
+    if (lane >= kEach) return;
+    const int to = slice(warp * kEach + lane);
+    copy_to(address_at(base + slices + rank * kChunk + group * kHalf, to), base + from, kHalf,
+            address_at(base + here + 8 * rank, to));
   }
   __device__ void send_z() {
     constexpr int kOwn = kRows / kGroups;
@@ -207,9 +212,8 @@ struct Worker {
     }
     proxy_fence();
     meet_group();
-    if (warp != 0) return;
     send(staged, L::kZ, L::kZHere);
-    if (lane >= kOwn) return;
+    if (warp != 3 || lane >= kOwn) return;
     float sum = 0;
 #pragma unroll
     for (int w = 0; w < 4; ++w) sum += squares[w * kOwn + lane];
@@ -225,18 +229,27 @@ struct Worker {
     if (arms && thread == 0) barrier_expect(base + here + 8 * number, next_bytes);
   }
 
-  /// 1 / rms of the rows whose slices are all here, for whoever meets after this.
+  /// 1 / rms of all rows, whose slices are here; for the group.
   __device__ void leave_factors() const {
-    static_assert(kWorkers == 8 * kRows && kRanks <= 8);
-    const int row = threadIdx.x / 8, part = threadIdx.x % 8;
-    float sum = part < kRanks ? at<float>(L::kSquares)[part * kRows + row] : 0.0f;
-    for (int step = 1; step < 8; step *= 2) sum += __shfl_xor_sync(kAllLanes, sum, step);
-    if (part == 0) at<float>(L::kFactors)[row] = rsqrtf(sum / (kRanks * kWidth) + job.eps);
+    constexpr int kThreadsRow = kGroupThreads / kRows;
+    const int row = thread / kThreadsRow, part = thread % kThreadsRow;
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < kRanks / kThreadsRow; ++i)
+      sum += at<float>(L::kSquares)[(part * (kRanks / kThreadsRow) + i) * kRows + row];
+    for (int step = 1; step < kThreadsRow; step *= 2) sum += __shfl_xor_sync(kAllLanes, sum, step);
+    if (part == 0)
+      at<float>(L::kFactors)[group * kRows + row] =
+          rsqrtf(fmaf(sum, 1.0f / (kRanks * kWidth), job.eps));
+    meet_group();
+  }
+  __device__ float2 factors(int i) const {
+    return *at<float2>(L::kFactors + (group * kRows + 8 * i + 2 * t) * 4);
   }
   __device__ void scale(Sums& d) const {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      const float2 factor = *at<float2>(L::kFactors + (8 * i + 2 * t) * 4);
+      const float2 factor = factors(i);
       d[4 * i] *= factor.x;
       d[4 * i + 1] *= factor.y;
       d[4 * i + 2] *= factor.x;
@@ -249,77 +262,87 @@ struct Worker {
     return job.keys +
            static_cast<std::int64_t>((block % 2 * clusters + of) * kRanks + rank) * kKeyVectors;
   }
-  __device__ std::uint64_t* signal_of(int of) const {
-    return job.signals + (of * kRanks + rank) * kSignalPitch;
+  __device__ std::uint64_t* signals_of(int of) const {
+    return job.signals + (of * kRanks + rank) * kSignals;
+  }
+  /// This warp's share of the cluster's K or V is in memory.
+  __device__ void signal(int block) const {
+    __syncwarp();
+    if (lane == 0)
+      store_release(signals_of(cluster) + threadIdx.x / kWarp, signals_before + block + 1);
   }
 
-  /// q to shared memory; k and v of the cluster's rows to memory, as the words that mma takes.
+  /// k and v of the cluster's rows to memory and q to shared memory, as the words that mma takes.
   __device__ void project(int block) {
-    Sums first, v;  // group 0: q, group 1: k; half of the inputs of v
+    Sums kv;  // group 0: v, group 1: k
 #pragma unroll
     for (int i = 0; i < kRanks; ++i) {
       wait_slice(L::kZHere, slice(i), 0, kZBytes, group == 0);
-      weights.multiply(first, base + L::kZ + slice(i) * kChunk, i == 0);
+      weights.multiply(kv, base + L::kZ + slice(i) * kChunk, i == 0);
+      weights.hold();
     }
-#pragma unroll
-    for (int i = 0; i < kRanks / 2; ++i)
-      weights.multiply(v, base + L::kZ + slice(i + group * kRanks / 2) * kChunk, i == 0);
-    weights.finish(v);
-    settle(first);
-    float4* const values = at<float4>(L::kValues);
-    if (group == 1)
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-        values[i * kGroupThreads + thread] = {v[4 * i], v[4 * i + 1], v[4 * i + 2], v[4 * i + 3]};
-    leave_factors();
-    meet();
-    scale(first);
     uint4* const keys = keys_of(block, cluster) + warp * kWarp + lane;
     if (group == 1) {
+      weights.finish();
+      settle(kv);
+      leave_factors();
+      scale(kv);
 #pragma unroll
       for (int pair = 0; pair < 2; ++pair) {
         std::uint32_t word[4];
 #pragma unroll
         for (int w = 0; w < 4; ++w)
-          word[w] = transpose(pack(first[8 * pair + 2 * w], first[8 * pair + 2 * w + 1]));
+          word[w] = transpose(pack(kv[8 * pair + 2 * w], kv[8 * pair + 2 * w + 1]));
         keys[pair * kGroupThreads] = {word[0], word[1], word[2], word[3]};
       }
-    } else {
+      signal(block);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float4 other = values[i * kGroupThreads + thread];
-        v[4 * i] += other.x;
-        v[4 * i + 1] += other.y;
-        v[4 * i + 2] += other.z;
-        v[4 * i + 3] += other.w;
-      }
-      scale(v);
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        std::uint32_t word[4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) word[i] = pack(v[4 * i + 2 * half], v[4 * i + 2 * half + 1]);
-        keys[(2 + half) * kGroupThreads] = {word[0], word[1], word[2], word[3]};
-      }
-      const float factor = rsqrtf(static_cast<float>(kHeadDim)) * kLog2E;
-      uint4* const queries = at<uint4>(L::kQueries) + warp * 2 * kWarp + lane;
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        std::uint32_t word[4];
-#pragma unroll
-        for (int w = 0; w < 4; ++w)
-          word[w] =
-              transpose(pack(first[8 * i + 2 * w] * factor, first[8 * i + 2 * w + 1] * factor));
-        queries[i * kWarp] = {word[0], word[2], word[1], word[3]};
-      }
+      for (int i = 0; i < kRanks / 2; ++i) weights.skip();
+      return;
     }
-    meet();
-    if (threadIdx.x == 0) store_release(signal_of(cluster), signals_before + block + 1);
+    Sums q;
+#pragma unroll
+    for (int i = 0; i < kRanks / 2; ++i) {
+      weights.wait();
+#pragma unroll
+      for (int n = 0; n < 2; ++n)
+        weights.multiply(q, n, base + L::kZ + slice(2 * i + n) * kChunk, i + n == 0);
+      weights.advance();
+      if (i == 0) weights.hold();
+    }
+    wgmma_commit();
+    settle(kv);
+    leave_factors();
+    scale(kv);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      std::uint32_t word[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) word[i] = pack(kv[4 * i + 2 * half], kv[4 * i + 2 * half + 1]);
+      keys[(2 + half) * kGroupThreads] = {word[0], word[1], word[2], word[3]};
+    }
+    signal(block);
+    weights.finish();
+    settle(q);
+    scale(q);
+    const float factor = rsqrtf(static_cast<float>(kHeadDim)) * kLog2E;
+    uint4* const queries = at<uint4>(L::kQueries) + warp * 2 * kWarp + lane;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      std::uint32_t word[4];
+#pragma unroll
+      for (int w = 0; w < 4; ++w)
+        word[w] = transpose(pack(q[8 * i + 2 * w] * factor, q[8 * i + 2 * w + 1] * factor));
+      queries[i * kWarp] = {word[0], word[2], word[1], word[3]};
+    }
   }
 
-  /// The cluster's queries over the rows of cluster `of`: a warp's part of the sums.
-  __device__ void attend(int block, int of, int number) const {
-    if (lane == 0) wait_signal(signal_of(of), signals_before + block + 1);
+  /// The cluster's queries over the rows of a cluster of the item's: a warp's part of the sums.
+  __device__ void attend(int block) const {
+    const int number = threadIdx.x / kWarp;
+    if (number >= kRanks) return meet();
+    const int of = cluster / kRanks * kRanks + number;
+    if (lane < kSignals) wait_signal(signals_of(of) + lane, signals_before + block + 1);
     __syncwarp();
     const uint4* const keys = keys_of(block, of) + lane;
     uint4 k[4][2], v[4][2];
@@ -332,6 +355,7 @@ struct Worker {
 #pragma unroll
       for (int i = 0; i < 2; ++i)
         v[part][i] = __ldcg(keys + (2 + i) * kGroupThreads + part * kWarp);
+    meet();  // the queries are here
 
     float s[2][4][4] = {};
 #pragma unroll
@@ -368,56 +392,61 @@ struct Worker {
         total += __shfl_xor_sync(kAllLanes, total, 2);
         if (t == 0) {
           tops[16 * m + 8 * half + g] = top;
-          tops[8 * kRows + 16 * m + 8 * half + g] = total;
+          tops[kRanks * kRows + 16 * m + 8 * half + g] = total;
         }
       }
-    float4* const sums = at<float4>(L::attention_sums(number)) + lane;
+    uint4* const sums = at<uint4>(L::kSums + number * kChunk) + lane;
 #pragma unroll
     for (int m = 0; m < 2; ++m)
 #pragma unroll
-      for (int part = 0; part < 4; ++part)
+      for (int part = 0; part < 4; ++part) {
+        std::uint32_t word[2][2];
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           float o[4] = {};
           mma(o, p[m][0][0], p[m][0][1], p[m][1][0], p[m][1][1], v[part][half].x, v[part][half].y);
           mma(o, p[m][2][0], p[m][2][1], p[m][3][0], p[m][3][1], v[part][half].z, v[part][half].w);
-          sums[(8 * m + 2 * part + half) * kWarp] = {o[0], o[1], o[2], o[3]};
+          word[half][0] = pack(o[0], o[1]);
+          word[half][1] = pack(o[2], o[3]);
         }
+        sums[(4 * m + part) * kWarp] = {word[0][0], word[0][1], word[1][0], word[1][1]};
+      }
   }
 
   /// The head's result for the group's rows, of all warps' parts, to all blocks of the cluster.
   __device__ void send_seen() const {
-    float top[2] = {-INFINITY, -INFINITY}, total[2] = {}, sum[2][4] = {};
-    const float* const tops = at<float>(L::kTops) + 16 * group + g;
+    float tops[kRanks][2], top[2] = {-INFINITY, -INFINITY}, total[2] = {}, sum[2][4] = {};
+    const float* const from = at<float>(L::kTops) + 16 * group + g;
 #pragma unroll
     for (int n = 0; n < kRanks; ++n)
-      if (n < job.tiles)
 #pragma unroll
-        for (int half = 0; half < 2; ++half)
-          top[half] = fmaxf(top[half], tops[n * kRows + 8 * half]);
+      for (int half = 0; half < 2; ++half) {
+        tops[n][half] = from[n * kRows + 8 * half];
+        top[half] = fmaxf(top[half], tops[n][half]);
+      }
 #pragma unroll
     for (int n = 0; n < kRanks; ++n) {
-      if (n >= job.tiles) break;
       float factor[2];
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        factor[half] = exp2_fast(tops[n * kRows + 8 * half] - top[half]);
-        total[half] = fmaf(factor[half], tops[(8 + n) * kRows + 8 * half], total[half]);
+        factor[half] = exp2_fast(tops[n][half] - top[half]);
+        total[half] = fmaf(factor[half], from[(kRanks + n) * kRows + 8 * half], total[half]);
       }
+      const uint4 x = at<uint4>(L::kSums + n * kChunk)[(4 * group + warp) * kWarp + lane];
+      const std::uint32_t word[2][2] = {{x.x, x.y}, {x.z, x.w}};
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const float4 x =
-            at<float4>(L::attention_sums(n))[(8 * group + 2 * warp + i) * kWarp + lane];
-        sum[i][0] = fmaf(factor[0], x.x, sum[i][0]);
-        sum[i][1] = fmaf(factor[0], x.y, sum[i][1]);
-        sum[i][2] = fmaf(factor[1], x.z, sum[i][2]);
-        sum[i][3] = fmaf(factor[1], x.w, sum[i][3]);
-      }
+      for (int i = 0; i < 2; ++i)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const float2 two = unpack_bf16(word[i][half]);
+          sum[i][2 * half] = fmaf(factor[half], two.x, sum[i][2 * half]);
+          sum[i][2 * half + 1] = fmaf(factor[half], two.y, sum[i][2 * half + 1]);
+        }
     }
     const int staged = L::kSeenStaged + group * kHalf;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float inverse = 1.0f / total[half];
+      const float inverse = __fdividef(1.0f, total[half]);
 #pragma unroll
       for (int i = 0; i < 2; ++i)
         put(staged, 8 * half + g, i,
@@ -425,7 +454,7 @@ struct Worker {
     }
     proxy_fence();
     meet_group();
-    if (warp == 0) send(staged, L::kSeen, L::kSeenHere);
+    send(staged, L::kSeen, L::kSeenHere);
   }
 
   /// z += out(what was seen): each group has half of the inputs and finishes half of the rows.
@@ -436,8 +465,10 @@ struct Worker {
       const int from = slice(i + group * kRanks / 2);
       wait_slice(L::kSeenHere, from, block % 2, kSeenBytes, true);
       weights.multiply(d, base + L::kSeen + from * kChunk, i == 0);
+      weights.hold();
     }
-    weights.finish(d);
+    weights.finish();
+    settle(d);
     float4* const parts = at<float4>(L::kOut) + thread;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
@@ -456,75 +487,99 @@ struct Worker {
     }
   }
 
-  __device__ void expand() {
-    Sums d[2];
+  /// GELU of two columns for a row, of the group's tile of hidden columns behind `tile`.
+  __device__ void put_gelu(const Sums& d, const float2 (&factor)[4], int tile, int word) const {
+    const int i = word / 2, half = word % 2;
+    put(L::kHidden + (tile + group) * kChunk, 8 * i + g, half,
+        transpose(pack(gelu(d[4 * i + 2 * half] * factor[i].x),
+                       gelu(d[4 * i + 2 * half + 1] * factor[i].y))));
+  }
+  /// A tile of partial sums of down to the block that adds them.
+  __device__ void send_part(const Sums& d, int to) const {
+    const std::uint32_t here = base + L::kParts + rank * L::kPart + thread * 16;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      std::uint32_t word[4];
+#pragma unroll
+      for (int w = 0; w < 4; ++w) word[w] = pack(d[8 * i + 2 * w], d[8 * i + 2 * w + 1]);
+      store_at(address_at(here + i * kGroupThreads * 16, to),
+               uint4{word[0], word[1], word[2], word[3]}, address_at(base + L::kPartsHere, to));
+    }
+  }
+
+  /// z += down(gelu(up(normed z))). While the tensor cores are at two of the four tiles of hidden
+  /// columns, the others of the two before go through GELU.
+  __device__ void add_hidden(int block) {
+    constexpr int kPairs = kRanks / 2;  // of stages
+    constexpr int kWords = 8 / kPairs;  // of GELU a pair
+    Sums up[2], d[kPairs];
+    float2 factor[4];
 #pragma unroll
     for (int i = 0; i < kRanks; ++i) {
       wait_slice(L::kZHere, slice(i), 1, kZBytes, group == 0);
-#pragma unroll
-      for (int n = 0; n < 2; ++n) weights.multiply(d[n], base + L::kZ + slice(i) * kChunk, i == 0);
+      weights.multiply(up[0], base + L::kZ + slice(i) * kChunk, i == 0);
+      weights.hold();
     }
-    weights.finish(d[1]);
-    settle(d[0]);
-    leave_factors();
-    meet();
 #pragma unroll
-    for (int n = 0; n < 2; ++n) {
-      scale(d[n]);
-      const int to = L::kHidden + (2 * n + group) * kChunk;
+    for (int i = 0; i < kPairs; ++i) {
 #pragma unroll
-      for (int i = 0; i < 4; ++i)
+      for (int n = 0; n < 2; ++n)
+        weights.multiply(up[1], base + L::kZ + slice(2 * i + n) * kChunk, i + n == 0);
+      weights.hold();
+      if (i == 0) {
+        settle(up[0]);
+        leave_factors();
 #pragma unroll
-        for (int half = 0; half < 2; ++half)
-          put(to, 8 * i + g, half,
-              transpose(pack(gelu(d[n][4 * i + 2 * half]), gelu(d[n][4 * i + 2 * half + 1]))));
+        for (int n = 0; n < 4; ++n) factor[n] = factors(n);
+      }
+#pragma unroll
+      for (int n = 0; n < kWords; ++n) put_gelu(up[0], factor, 0, i * kWords + n);
     }
     proxy_fence();
     meet();
-  }
-
-  __device__ void send_part(const Sums& d, int to) const {
-    const int place = L::kParts + rank * L::kPart + thread * 16;
 #pragma unroll
-    for (int i = 0; i < 4; ++i)
-      store_at(address_at(base + place + i * kGroupThreads * 16, to),
-               float4{d[4 * i], d[4 * i + 1], d[4 * i + 2], d[4 * i + 3]},
-               address_at(base + L::kPartsHere, to));
-  }
-  /// z += down(hidden): a tile of partial sums for every block of the cluster, and theirs for this.
-  __device__ void add_hidden(int block) {
-    Sums d[2];
+    for (int i = 0; i < kPairs; ++i) {
 #pragma unroll
-    for (int i = 0; i < kRanks / 2; ++i) {
+      for (int n = 0; n < 2; ++n) weights.multiply(d[i], base + L::kHidden + n * kChunk, n == 0);
+      weights.hold();
+      if (i == 0) settle(up[1]);
 #pragma unroll
-      for (int n = 0; n < kHiddenTiles; ++n) {
-        weights.multiply(d[i % 2], base + L::kHidden + n * kChunk, n == 0);
-        if (n != 0 || i == 0) continue;
-        settle(d[(i + 1) % 2]);
-        send_part(d[(i + 1) % 2], slice(2 * (i - 1) + group));
-      }
+      for (int n = 0; n < kWords; ++n) put_gelu(up[1], factor, 2, i * kWords + n);
     }
-    constexpr int kLast = kRanks / 2 - 1;
-    weights.finish(d[kLast % 2]);
-    send_part(d[kLast % 2], slice(2 * kLast + group));
+    proxy_fence();
+    meet();
+#pragma unroll
+    for (int i = 0; i < kPairs; ++i) {
+#pragma unroll
+      for (int n = 0; n < 2; ++n)
+        weights.multiply(d[i], base + L::kHidden + (2 + n) * kChunk, false);
+      weights.hold();
+      if (i == 0) continue;
+      settle(d[i - 1]);
+      send_part(d[i - 1], slice(2 * (i - 1) + group));
+    }
+    weights.finish();
+    settle(d[kPairs - 1]);
+    send_part(d[kPairs - 1], slice(2 * (kPairs - 1) + group));
 
     cluster_wait(base + L::kPartsHere, block % 2);
     if (threadIdx.x == 0) barrier_expect(base + L::kPartsHere, kRanks * L::kPart);
+    float sum[2][4] = {};
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      float sum[4] = {};
+    for (int from = 0; from < kRanks; ++from) {
+      const uint4 x = at<uint4>(L::kParts + from * L::kPart)[group * kGroupThreads + thread];
+      const std::uint32_t word[4] = {x.x, x.y, x.z, x.w};
 #pragma unroll
-      for (int from = 0; from < kRanks; ++from) {
-        const float4 x =
-            at<float4>(L::kParts + from * L::kPart)[(2 * group + i) * kGroupThreads + thread];
-        sum[0] += x.x;
-        sum[1] += x.y;
-        sum[2] += x.z;
-        sum[3] += x.w;
+      for (int w = 0; w < 4; ++w) {
+        const float2 two = unpack_bf16(word[w]);
+        sum[w / 2][w % 2 * 2] += two.x;
+        sum[w / 2][w % 2 * 2 + 1] += two.y;
       }
-#pragma unroll
-      for (int e = 0; e < 4; ++e) z[i][e] += sum[e];
     }
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) z[i][e] += sum[i][e];
   }
 
   __device__ void run() {
@@ -533,16 +588,14 @@ struct Worker {
     send_z();
     meet();
     if (threadIdx.x == 0) count_release(job.begun);
-    const int number = threadIdx.x / kWarp;
 #pragma unroll 1
     for (int block = 0; block < job.blocks; ++block) {
       project(block);
-      if (number < job.tiles) attend(block, cluster / job.tiles * job.tiles + number, number);
+      attend(block);
       meet();
       send_seen();
       add_seen(block);
       send_z();
-      expand();
       add_hidden(block);
       if (block + 1 < job.blocks) send_z();
     }
@@ -583,9 +636,11 @@ __global__ void __launch_bounds__(kThreads, 1) stay(const __grid_constant__ Job 
   cluster_sync();
   let_next_begin();
   if (threadIdx.x >= kWorkers) {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
     if (threadIdx.x == kWorkers) fetch<kRanks>(job, base, static_cast<int>(blockIdx.x) % kRanks);
     wait_for_previous();
   } else {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
     wait_for_previous();
     Worker<kRanks>(job, shared, base).run();
   }
@@ -629,7 +684,6 @@ bool launch_stay(const WindowBlocksPlan& p, cudaStream_t stream) {
     job.weights[i] = bf16_tensor_map(p.weights[i], outputs[linear], inputs, inputs);
   }
   job.blocks = p.blocks;
-  job.tiles = p.latents / kRows;
   job.eps = p.eps;
   job.z = static_cast<Bf16*>(p.z);
   job.keys = static_cast<uint4*>(p.keys);
@@ -647,12 +701,12 @@ std::size_t WindowBlocksPlan::key_bytes(std::int64_t rows, std::int64_t heads) {
   return static_cast<std::size_t>(2 * rows / kRows * heads * kKeyVectors) * sizeof(uint4);
 }
 std::size_t WindowBlocksPlan::signal_bytes(std::int64_t rows, std::int64_t heads) {
-  return static_cast<std::size_t>((rows / kRows * heads + 2) * kSignalPitch) *
+  return static_cast<std::size_t>(rows / kRows * heads * kSignals + 2 * kSignalPitch) *
          sizeof(std::uint64_t);
 }
 
 bool window_blocks(const WindowBlocksPlan& p, cudaStream_t stream) {
-  if (p.latents % kRows != 0 || p.latents / kRows > p.heads) return false;
+  if (p.latents != p.heads * kRows) return false;
   switch (p.heads) {
     case 4:
       return launch_stay<4>(p, stream);

@@ -17,7 +17,7 @@ constexpr int kWorkers = kGroups * kGroupThreads;
 constexpr int kHalf = kChunk / kGroups;      // of a slice: the rows that a warpgroup finishes
 constexpr int kTile = kWidth * kSliceBytes;  // of weights, 64 inputs
 constexpr int kStage = kGroups * kTile;      // a tile a warpgroup
-constexpr int kStages = 6;
+constexpr int kStages = 8;
 // A wait of about a second: the others are gone.
 constexpr int kMostPolls = 1 << 21;
 
@@ -31,11 +31,11 @@ __device__ __forceinline__ std::uint32_t address_at(std::uint32_t address, std::
 }
 
 /// To another block; its barrier counts the bytes.
-__device__ __forceinline__ void store_at(std::uint32_t to, float4 x, std::uint32_t barrier) {
+__device__ __forceinline__ void store_at(std::uint32_t to, uint4 x, std::uint32_t barrier) {
   asm volatile(
-      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, "
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, "
       "[%5];" ::"r"(to),
-      "f"(x.x), "f"(x.y), "f"(x.z), "f"(x.w), "r"(barrier)
+      "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w), "r"(barrier)
       : "memory");
 }
 __device__ __forceinline__ void store_at(std::uint32_t to, float x, std::uint32_t barrier) {
@@ -110,40 +110,62 @@ __device__ __forceinline__ void settle(Sums& d) {
   for (int i = 0; i < 16; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
 
-/// The ring of weights as a warpgroup sees it: its tile of every stage.
+/// The ring of weights as a warpgroup sees it. A stage is two tiles: one a warpgroup, or both for
+/// the same. Products are issued stage by stage; hold() ends a batch of them and waits for the one
+/// before, whose stages it gives back.
 struct Weights {
   std::uint32_t tiles, full, empty;
-  int stage = 0, held = 0;
+  int stage = 0;
   std::uint32_t parity = 0;
-  bool holds = false;  // `held`, which products still read
+  int held = 0, batch = 0;  // stages of the batch before, and of this one
 
-  /// d (+)= the next tile times a slice of rows. What was multiplied before this is done then.
-  __device__ __forceinline__ void multiply(Sums& d, std::uint32_t rows, bool first) {
-    barrier_wait(full + 8 * stage, parity);
-    const std::uint64_t a = descriptor(tiles + stage * kStage), b = descriptor(rows);
+  /// d (+)= a tile of the next stage times a slice of rows.
+  __device__ __forceinline__ void multiply(Sums& d, int tile, std::uint32_t rows, bool first) {
+    const std::uint64_t a = descriptor(tiles + stage * kStage + tile * kTile);
+    const std::uint64_t b = descriptor(rows);
     wgmma_fence();
 #pragma unroll
     for (int i = 0; i < 4; ++i) wgmma_rows_32(d, a + 2 * i, b + 2 * i, !first || i > 0);
-    wgmma_commit();
-    if (holds) {
-      wgmma_wait<1>();
-      release();
-    }
-    holds = true;
-    held = stage;
+  }
+  __device__ __forceinline__ void wait() const { barrier_wait(full + 8 * stage, parity); }
+  __device__ __forceinline__ void advance() {
+    ++batch;
     if (++stage == kStages) {
       stage = 0;
       parity ^= 1;
     }
   }
-  __device__ __forceinline__ void finish(Sums& d) {
-    wgmma_wait<0>();
-    release();
-    holds = false;
-    settle(d);
+  /// The warpgroup's own tile of the next stage.
+  __device__ __forceinline__ void multiply(Sums& d, std::uint32_t rows, bool first) {
+    wait();
+    multiply(d, static_cast<int>(threadIdx.x) / kGroupThreads, rows, first);
+    advance();
   }
-  __device__ __forceinline__ void release() const {
-    if (threadIdx.x % kWarp == 0) barrier_arrive(empty + 8 * held);
+  __device__ __forceinline__ void hold() {
+    wgmma_commit();
+    wgmma_wait<1>();
+    release(held, batch + held);
+    held = batch;
+    batch = 0;
+  }
+  /// All products are done.
+  __device__ __forceinline__ void finish() {
+    wgmma_wait<0>();
+    release(held + batch, held + batch);
+    held = batch = 0;
+  }
+  /// The next stage is for the other warpgroup.
+  __device__ __forceinline__ void skip() {
+    wait();
+    advance();
+    release(1, 1);
+    batch = 0;
+  }
+  /// `count` stages, the first of them `back` before the next one.
+  __device__ __forceinline__ void release(int count, int back) const {
+    if (threadIdx.x % kWarp != 0) return;
+    for (int i = 0; i < count; ++i)
+      barrier_arrive(empty + 8 * ((stage + kStages - back + i) % kStages));
   }
 };
 
