@@ -8,7 +8,7 @@ namespace cortex::cuda {
 namespace {
 
 constexpr std::int64_t kHeadDim = 64;
-constexpr std::int64_t kMostRows = 1024;
+constexpr std::int64_t kMostHeads = 8, kMostRows = 1024;
 
 bool fits(const MatrixView& m, std::int64_t rows, std::int64_t cols) {
   return m.dtype == DType::bf16 && m.rows == rows && m.cols == cols && m.stride == cols;
@@ -18,12 +18,11 @@ bool fits(const MatrixView& m, std::int64_t rows, std::int64_t cols) {
 
 void WindowBlocks::reserve(const OpsCapacity& c) {
   const std::int64_t rows = std::min(c.queries, kMostRows);
-  const std::int64_t heads = (c.inputs + kHeadDim - 1) / kHeadDim;
-  const std::size_t bytes = WindowBlocksPlan::key_bytes(rows, heads);
+  const std::size_t bytes = WindowBlocksPlan::key_bytes(rows, kMostHeads);
   if (keys_.bytes() >= bytes) return;
   check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
   keys_ = device_memory(bytes);
-  const std::size_t of_signals = WindowBlocksPlan::signal_bytes(rows, heads);
+  const std::size_t of_signals = WindowBlocksPlan::signal_bytes(rows, kMostHeads);
   signals_ = device_memory(of_signals);
   check(cudaMemset(signals_.as<void>(), 0, of_signals), "cudaMemset");
   check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
@@ -34,10 +33,10 @@ bool WindowBlocks::run(const WindowBlocksArgs& args, cudaStream_t stream) {
   const std::int64_t rows = args.z.rows, dim = args.z.cols, hidden = args.hidden.cols;
   const auto blocks = static_cast<int>(args.blocks.size());
   if (rows == 0 || rows > kMostRows || blocks == 0 || blocks > WindowBlocksPlan::kMostBlocks ||
-      attention.head_dim != kHeadDim || dim != attention.heads * kHeadDim || hidden != 4 * dim ||
+      attention.head_dim != kHeadDim || attention.heads > kMostHeads ||
+      dim != attention.heads * kHeadDim || hidden != 4 * dim ||
       rows != attention.items * attention.queries || attention.key_bins != nullptr ||
-      !fits(args.z, rows, dim) ||
-      keys_.bytes() < WindowBlocksPlan::key_bytes(rows, attention.heads))
+      !fits(args.z, rows, dim) || keys_.bytes() < WindowBlocksPlan::key_bytes(rows, kMostHeads))
     return false;
 
   WindowBlocksPlan plan;
