@@ -31,13 +31,6 @@ __device__ __forceinline__ std::uint32_t address_at(std::uint32_t address, std::
 }
 
 /// To another block; its barrier counts the bytes.
-__device__ __forceinline__ void store_at(std::uint32_t to, uint4 x, std::uint32_t barrier) {
-  asm volatile(
-      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, "
-      "[%5];" ::"r"(to),
-      "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w), "r"(barrier)
-      : "memory");
-}
 __device__ __forceinline__ void store_at(std::uint32_t to, float x, std::uint32_t barrier) {
   asm volatile(
       "st.async.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];" ::"r"(to), "f"(x),

@@ -90,7 +90,7 @@ __device__ void fetch(const Job& job, std::uint32_t base, int rank) {
 #pragma unroll 1
     for (int i = 0; i < kRanks; i += 2) put(maps[0], slice(i), own, slice(i + 1), own);
 #pragma unroll 1
-    for (int i = 0; i < kRanks / 2; ++i) put(maps[1], slice(i), own, slice(i + kRanks / 2), own);
+    for (int i = 0; i < kRanks / 2; ++i) put(maps[1], slice(2 * i), own, slice(2 * i + 1), own);
 #pragma unroll 1
     for (int tile = 0; tile < kHiddenTiles; tile += kGroups)
 #pragma unroll 1

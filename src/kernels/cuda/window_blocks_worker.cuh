@@ -81,10 +81,11 @@ struct Worker {
     *at<std::uint32_t>(to + row * kSliceBytes + ((2 * warp + half) ^ (row & 7)) * 16 + 4 * t) = two;
   }
   /// The group's half of the block's slice, which lies at `from`, to all blocks of the cluster.
+  /// They begin with the slices that come first: their own, the next one's.
   __device__ void send(int from, int slices, int here) const {
     constexpr int kEach = kRanks / 4;  // of a warp: one stands still while it sends
     if (lane >= kEach) return;
-    const int to = slice(warp * kEach + lane);
+    const int to = slice(kRanks - 4 * lane - warp);
     copy_to(address_at(base + slices + rank * kChunk + group * kHalf, to), base + from, kHalf,
             address_at(base + here + 8 * rank, to));
   }
@@ -359,7 +360,7 @@ struct Worker {
     Sums d;
 #pragma unroll
     for (int i = 0; i < kRanks / 2; ++i) {
-      const int from = slice(i + group * kRanks / 2);
+      const int from = slice(2 * i + group);
       wait_slice(L::kSeenHere, from, block % 2, kSeenBytes, true);
       weights.multiply(d, base + L::kSeen + from * kChunk, i == 0);
       weights.hold();
@@ -391,17 +392,22 @@ struct Worker {
         transpose(pack(gelu(d[4 * i + 2 * half] * factor[i].x),
                        gelu(d[4 * i + 2 * half + 1] * factor[i].y))));
   }
-  /// A tile of partial sums of down to the block that adds them.
+  /// A tile of partial sums of down to the block that adds them, by way of the slice whose place it
+  /// fills when it has them all.
   __device__ void send_part(const Sums& d, int to) const {
-    const std::uint32_t here = base + L::kParts + rank * L::kPart + thread * 16;
+    const int staged = L::kZ + to * kChunk;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       std::uint32_t word[4];
 #pragma unroll
       for (int w = 0; w < 4; ++w) word[w] = pack(d[8 * i + 2 * w], d[8 * i + 2 * w + 1]);
-      store_at(address_at(here + i * kGroupThreads * 16, to),
-               uint4{word[0], word[1], word[2], word[3]}, address_at(base + L::kPartsHere, to));
+      at<uint4>(staged)[i * kGroupThreads + thread] = {word[0], word[1], word[2], word[3]};
     }
+    proxy_fence();
+    meet_group();
+    if (thread == 0)
+      copy_to(address_at(base + L::kParts + rank * L::kPart, to), base + staged, L::kPart,
+              address_at(base + L::kPartsHere, to));
   }
 
   /// z += down(gelu(up(normed z))). While the tensor cores are at two of the four tiles of hidden
