@@ -102,6 +102,39 @@ def kernels(doc, table):
               rows)]
 
 
+def linears(doc, table):
+    report, path = doc.load("gpu_linears.json")
+    if not report:
+        return
+    forwards = [[r["model"], r["precision"], str(r["batch"]), micro(r["before_us"]),
+                 micro(r["after_us"])] for r in report["results"]]
+    tilings = [[r["type"], f"{r['linear']}, {r['epilogue']}", f"{r['m']} x {r['n']} x {r['k']}",
+                r["tiling"], micro(r["us"]), f"{2e-6 * r['m'] * r['n'] * r['k'] / r['us']:.0f}",
+                micro(r["cublaslt_us"]), micro(r["cublaslt_and_pass_us"])]
+               for r in report["linears"]]
+    stages = [[r["type"], r["linear"], micro(r["us"]), micro(r["without_products_us"]),
+               micro(r["copies_alone_us"]), micro(r["half_the_bytes_us"])]
+              for r in report["stages"]]
+    doc.parts += [
+        "### Linears of windows\n",
+        f"{report['command']}, {report['date']}, {report['device']['gpu']}, revision "
+        f"{report['revision']}, microseconds: [{path.name}]({path.as_posix()}). {report['note']}\n",
+        "Tiles of 128 x 128 were limited by shared memory: a slice of K keeps the tensor cores busy "
+        "for 512 cycles, while 640 cycles' worth of bytes are written and read. Tiles of 128 x 256 "
+        "and 128 x 192 need less, and a resident W halves what is written. Whole forwards, p50 with "
+        "the table of tilings before and with the new one (the table that ships keeps the old "
+        "tilings of fewer than four windows):\n",
+        table(["model", "precision", "batch", "before", "after"], forwards),
+        "The fastest tiling of a linear of 8 and of 32 windows, its rate in TFLOP/s, cuBLASLt's "
+        "product alone, and that product with a pass over memory for what our epilogue does beside "
+        "it:\n",
+        table(["type", "linear", "m x n x k", "tiling", "ours", "TFLOP/s", "cuBLASLt",
+               "with a pass"], tilings),
+        "Where the time of 128 x 128 went, cortex-s, 32 windows:\n",
+        table(["type", "linear", "all", "without the products", "copies alone",
+               "half the bytes copied"], stages)]
+
+
 def attention_stages(doc, table):
     report, path = doc.load("attention_stages.json")
     if not report:
@@ -120,4 +153,5 @@ def sections(doc, table):
     streams(doc, table)
     sessions(doc, table)
     kernels(doc, table)
+    linears(doc, table)
     attention_stages(doc, table)
