@@ -123,6 +123,7 @@ SessionSummary LocalEngine::finish_closing(Session& session) {
     while (session.queued > (session.in_flight ? 1U : 0U)) drop();
     idle_.wait(lock, [&] { return !session.in_flight; });
     while (session.queued > 0) drop();
+    take_offers();
     scheduler_->erase_step(key_of(session));
     scheduler_->release_session(session.flow);
   }

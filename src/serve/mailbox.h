@@ -25,8 +25,9 @@ class Mailbox {
   Mailbox(const Mailbox&) = delete;
   Mailbox& operator=(const Mailbox&) = delete;
 
-  /// Any thread.
-  void post(Item& item) noexcept;
+  /// Any thread. Wakes the reader, or with `wakes` false leaves that to wake(), which must follow.
+  void post(Item& item, bool wakes = true) noexcept;
+  void wake() noexcept;
   /// Readable when there is something to deliver.
   int fd() const { return fd_; }
   /// Network thread: delivers everything posted so far, in order.
@@ -34,6 +35,7 @@ class Mailbox {
 
  private:
   std::atomic<Item*> head_{nullptr};
+  std::atomic<bool> owes_wake_{false};  // of what was posted without
   int fd_ = -1;
 };
 
