@@ -222,7 +222,7 @@ EngineStats LocalEngine::stats() const {
     if (ops_) s.device_memory_used_bytes = ops_->device_memory_used();
   }
   if (!streams()) return s;
-  const std::lock_guard lock(registry_mutex_);
+  const std::shared_lock lock(registry_mutex_);
   s.sessions = sessions_->live();
   sessions_->for_each([&](const std::shared_ptr<Session>& session) {
     s.queue_depth += static_cast<std::int64_t>(session->queued.load());

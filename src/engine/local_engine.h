@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <shared_mutex>
 #include <thread>
 #include <vector>
 
@@ -194,7 +195,7 @@ class LocalEngine final : public Engine {
   std::unique_ptr<StreamForward> stream_;
   std::unique_ptr<WindowForward> window_;
 
-  mutable std::mutex registry_mutex_;
+  mutable std::shared_mutex registry_mutex_;  // shared by those who only look a session up
   std::optional<SessionTable<std::shared_ptr<Session>>> sessions_;
 
   /// A session's step that became ready.

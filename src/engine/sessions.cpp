@@ -92,7 +92,7 @@ Result<void> LocalEngine::admit(const Session& session) {
 
 std::shared_ptr<Session> LocalEngine::find_session(SessionId id) {
   if (!streams()) return nullptr;
-  const std::lock_guard lock(registry_mutex_);
+  const std::shared_lock lock(registry_mutex_);
   const auto* const found = sessions_->find(id);
   return found != nullptr ? *found : nullptr;
 }
