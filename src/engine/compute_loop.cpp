@@ -13,7 +13,7 @@
 #include "engine/local_engine.h"
 
 /// The compute thread. From here to an answer's sink nothing allocates and nothing is waited for
-/// but the queue lock, which others hold for microseconds at a time.
+/// but the queue lock and that of the offers, which others hold for microseconds at a time.
 namespace cortex {
 namespace {
 

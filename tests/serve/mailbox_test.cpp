@@ -32,6 +32,24 @@ TEST(Mailbox, DeliversInOrderAndSignalsOnce) {
   EXPECT_EQ(::poll(&p, 1, 0), 0);
 }
 
+TEST(Mailbox, WakesOnceForWhatWasPostedWithout) {
+  Mailbox mailbox;
+  std::vector<int> log;
+  Letter letters[2];
+  for (Letter& letter : letters) {
+    letter.log = &log;
+    mailbox.post(letter, false);
+  }
+  pollfd p{mailbox.fd(), POLLIN, 0};
+  EXPECT_EQ(::poll(&p, 1, 0), 0);
+  mailbox.wake();
+  EXPECT_EQ(::poll(&p, 1, 0), 1);
+  mailbox.deliver_all();
+  EXPECT_EQ(log.size(), 2U);
+  mailbox.wake();
+  EXPECT_EQ(::poll(&p, 1, 0), 0) << "nothing was posted since";
+}
+
 TEST(Mailbox, LosesNothingBetweenThreads) {
   constexpr int kThreads = 4;
   constexpr int kEach = 5000;
