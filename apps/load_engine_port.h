@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "core/memory.h"
 #include "load_options.h"
 #include "load_poller.h"
 #include "load_port.h"
@@ -38,7 +39,7 @@ class EnginePort final : public LoadPort {
 
  private:
   /// What an answer touches on the compute thread comes first.
-  struct alignas(64) Slot final : StepSink, WindowSink, Mailbox::Item {
+  struct alignas(kCacheLine) Slot final : StepSink, WindowSink, Mailbox::Item {
     void on_step(const StepAnswer& answer) noexcept override;
     void on_window(const WindowAnswer& answer) noexcept override;
     void deliver() override { owner->delivered(*this); }

@@ -38,12 +38,11 @@ void LoadPoller::wait(TimeNs until) {
     const timespec patience{patience_ns / 1'000'000'000, patience_ns % 1'000'000'000};
     return ::epoll_pwait2(fd_, events.data(), static_cast<int>(events.size()), &patience, nullptr);
   };
-  const auto left = [until] { return std::max<TimeNs>(until - RealClock::instance().now(), 0); };
+  const Clock& clock = RealClock::instance();
+  const TimeNs polls_until = std::min(until, clock.now() + poll_ns_);
   int ready = 0;
-  const TimeNs sleeps_at_left = left() - poll_ns_;
-  while (poll_ns_ > 0 && ready == 0 && left() > std::max<TimeNs>(sleeps_at_left, 0))
-    ready = look(0);
-  if (ready == 0) ready = look(left());
+  while (ready == 0 && clock.now() < polls_until) ready = look(0);
+  if (ready == 0) ready = look(std::max<TimeNs>(until - clock.now(), 0));
   for (int i = 0; i < ready; ++i) {
     auto* const client = static_cast<Client*>(events[static_cast<std::size_t>(i)].data.ptr);
     const std::uint32_t what = events[static_cast<std::size_t>(i)].events;

@@ -282,7 +282,7 @@ struct EngineOptions {
   bool realtime = false;
   /// Called on the compute thread when the answers of a batch, which have a BatchInfo::id, are with
   /// their sinks. Sinks that pass answers on to other threads may leave waking those to this: a
-  /// wake-up is a system call, and one a batch is enough.
+  /// wake-up is a system call, and one a batch is enough. Must not throw.
   std::function<void()> on_batch_answered = {};
   /// A float window model's linears in 8-bit floats, on a Hopper GPU.
   bool fp8 = false;

@@ -292,7 +292,10 @@ void LocalEngine::answer_streams(const Flight& flight, std::span<const float> be
   }
   const auto outputs = static_cast<std::size_t>(config_.outputs());
   for (std::size_t i = 0; i < finished_.size(); ++i) {
-    if (i + kAhead < finished_.size()) __builtin_prefetch(finished_[i + kAhead].sink);
+    if (i + kAhead < finished_.size()) {
+      const StepSink* const sink = finished_[i + kAhead].sink;
+      prefetch_lines(sink, sink + 1);
+    }
     const Finished& job = finished_[i];
     answer(job, flight.info, behavior.subspan(job.row * outputs, outputs));
   }

@@ -60,7 +60,7 @@ Result<void> LocalEngine::submit(const StepRequest& request, StepSink& sink) {
         fmt::format("{} steps of session {} are waiting already", session.ring.size(), session.id),
         "sequence_number"};
   // The next step to run is done + 1 or later, and sees C steps.
-  session.store.release_before(session.done.load(std::memory_order_relaxed) + 2 -
+  session.store.release_before(session.done.load(std::memory_order_acquire) + 2 -
                                config_.receptive_steps);
   const auto taken = take_step_events(config_, session.options, session.unit_rows, request.sequence,
                                       request.events, session.store);

@@ -39,7 +39,7 @@ void Session::push_back() {
 }
 
 void Session::pop_front() {
-  done.store(ring[head].last_step, std::memory_order_relaxed);
+  done.store(ring[head].last_step, std::memory_order_release);
   head = (head + 1) % ring.size();
   queued.fetch_sub(1, std::memory_order_release);
 }

@@ -20,7 +20,8 @@ void Mailbox::post(Item& item, bool wakes) noexcept {
     item.next_ = head;
   } while (!head_.compare_exchange_weak(head, &item, std::memory_order_release,
                                         std::memory_order_relaxed));
-  if (head == nullptr) owes_wake_.store(true);  // whoever found the list empty
+  if (head != nullptr) return;  // whoever found the list empty wakes the reader
+  owes_wake_.store(true);
   if (wakes) wake();
 }
 

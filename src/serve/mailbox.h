@@ -27,6 +27,7 @@ class Mailbox {
 
   /// Any thread. Wakes the reader, or with `wakes` false leaves that to wake(), which must follow.
   void post(Item& item, bool wakes = true) noexcept;
+  /// Wakes the reader if something was posted that has not woken it.
   void wake() noexcept;
   /// Readable when there is something to deliver.
   int fd() const { return fd_; }
@@ -35,7 +36,7 @@ class Mailbox {
 
  private:
   std::atomic<Item*> head_{nullptr};
-  std::atomic<bool> owes_wake_{false};  // of what was posted without
+  std::atomic<bool> owes_wake_{false};
   int fd_ = -1;
 };
 
