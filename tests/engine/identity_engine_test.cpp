@@ -69,6 +69,7 @@ TEST(IdentityEngine, SaysWhenTheAnswersOfABatchAreComplete) {
   options.on_batch_answered = [&log] { log.entries.push_back(0); };
   auto engine = Engine::create(options).value_or_throw();
   std::vector<SessionId> sessions;
+  sessions.reserve(static_cast<std::size_t>(options.max_sessions));
   for (int s = 0; s < options.max_sessions; ++s)
     sessions.push_back(engine->open_session({}).value_or_throw().id);
   for (int n = 0; n < 50; ++n)

@@ -57,6 +57,7 @@ TEST(Mailbox, LosesNothingBetweenThreads) {
   std::vector<int> log;
   auto letters = std::make_unique<Letter[]>(kThreads * kEach);
   std::vector<std::thread> threads;
+  threads.reserve(kThreads);
   for (int t = 0; t < kThreads; ++t)
     threads.emplace_back([&, t] {
       for (int i = t * kEach; i < (t + 1) * kEach; ++i) {
