@@ -154,7 +154,7 @@ __device__ __forceinline__ float gelu_fast(float x) {
 /// 1.2e-3 + 2^-11 |x|.
 __device__ __forceinline__ __half2 gelu_fast(float low, float high) {
   // Below -16 all is 0, and no infinity may meet another of the other sign.
-  const __half2 x = __hmax2(__floats2half2_rn(low, high), __float2half2_rn(-16.0f));
+  const __half2 x = __hmax2_nan(__floats2half2_rn(low, high), __float2half2_rn(-16.0f));
   const __half2 y = __hmul2(
       x, __hfma2(__float2half2_rn(0.0347017f), __hmul2(x, x), __float2half2_rn(0.8001543f)));
   std::uint32_t t;
