@@ -141,8 +141,7 @@ class Tilings : public ::testing::Test {
         if (e.epilogue == GemmEpilogue::kGelu) {
           const double want = gelu(total);
           // The hardware's tanh and a fit of two coefficients, or ten operations.
-          const bool fast =
-              e.config == kWide128x256 || e.config == kWide128x192 || e.config == kResident128x128;
+          const bool fast = is_wide(e.config) || e.config == kResident128x128;
           const double fit = fast ? 4e-4 : 1e-4;
           ASSERT_NEAR(from_bf16(results[i]), want, 0x1p-8 * std::abs(want) + fit) << i;
         } else if (e.epilogue == GemmEpilogue::kGeluE4m3) {

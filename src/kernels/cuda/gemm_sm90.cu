@@ -252,9 +252,9 @@ cudaError_t gemm_sm90(const GemmSm90Args& args, GemmEpilogue epilogue, cudaStrea
       choice.split > k_tiles || args.stages > 8 || (choice.split > 1 && !small)) {
     return cudaErrorInvalidValue;
   }
-  const bool wide = choice.config == kWide128x256 || choice.config == kWide128x192;
+  const bool wide = is_wide(choice.config);
   const bool resident = choice.config == kResident128x128;
-  if (resident && k_tiles > ResidentShape::kMaxSlices) return cudaErrorInvalidValue;
+  if (resident && k_tiles > kMostResidentSlices) return cudaErrorInvalidValue;
   const int columns = choice.config == kSmall64x64    ? 64
                       : choice.config == kWide128x256 ? 256
                       : choice.config == kWide128x192 ? 192

@@ -11,17 +11,16 @@ namespace cortex::cuda::sm90 {
 struct ResidentShape {
   static constexpr int kRows = 128;  // of a tile, and columns
   static constexpr int kSliceOfTile = kRows * kSliceBytes;
-  static constexpr int kMaxSlices = 8;  // of K
   static constexpr int kStages = 4;
   static constexpr int kHalf = PairShape<2>::kHalf;  // 64 columns of the bf16 result
-  static constexpr int kBarriers = 8 * (kMaxSlices + 2 * kStages);
+  static constexpr int kBarriers = 8 * (kMostResidentSlices + 2 * kStages);
   static constexpr int kFactors = 2 * kRows * 4;  // of each warpgroup's tile
   static constexpr int kScales = kRows * 4;       // of the columns
   static constexpr int shared(int slices) {
     return 1024 + (slices + kStages) * kSliceOfTile + 2 * kHalf + kBarriers + kFactors + kScales;
   }
 };
-static_assert(ResidentShape::shared(ResidentShape::kMaxSlices) <= kSharedLimit);
+static_assert(ResidentShape::shared(kMostResidentSlices) <= kSharedLimit);
 
 // Grid: whole columns of tiles, block b works on column b % n_tiles.
 template <GemmType Type, GemmEpilogue Epilogue>
@@ -37,7 +36,7 @@ __global__ __launch_bounds__(kPairThreads,
   const std::uint32_t ring = base + args.k_tiles * Shape::kSliceOfTile;
   const std::uint32_t out_base = ring + kStages * Shape::kSliceOfTile;
   const std::uint32_t w_full = out_base + 2 * Shape::kHalf;  // one a slice
-  const std::uint32_t full = w_full + 8 * Shape::kMaxSlices;
+  const std::uint32_t full = w_full + 8 * kMostResidentSlices;
   const std::uint32_t empty = full + 8 * kStages;
   float* const factors =
       reinterpret_cast<float*>(shared + (w_full - shared_address(shared)) + Shape::kBarriers);

@@ -51,7 +51,6 @@ constexpr Named<GemmSm90Config> kTilings[] = {
     {kResident128x128, "resident_128x128", "kResident128x128"}};
 constexpr int kSplits[] = {1, 2, 4, 8};
 constexpr int kSliceBytes = 128;  // of a row that is multiplied at a time
-constexpr int kMostResidentSlices = 8;
 constexpr std::int64_t kMostEntries = 100'000;
 constexpr std::int64_t kLargest = 1 << 24;  // of m, n and k
 
@@ -152,8 +151,7 @@ bool runs(const GemmTableEntry& e) {
   const int bytes = e.type == GemmType::kBf16 ? 2 : 1;
   const int slices = (e.k * bytes + kSliceBytes - 1) / kSliceBytes;
   const bool adds = e.epilogue == GemmEpilogue::kAdd || e.epilogue == GemmEpilogue::kAddNarrow;
-  const bool wide = e.config == kWide128x256 || e.config == kWide128x192;
-  if (wide && e.epilogue == GemmEpilogue::kAdd) return false;
+  if (is_wide(e.config) && e.epilogue == GemmEpilogue::kAdd) return false;
   if (e.config == kResident128x128 && (adds || slices > kMostResidentSlices)) return false;
   return std::find(std::begin(kSplits), std::end(kSplits), e.split) != std::end(kSplits) &&
          (e.split == 1 || (small && e.split <= slices));

@@ -38,6 +38,9 @@ enum GemmSm90Config {
   kResident128x128 = 9,  ///< as kPair128x128, with a column's W in shared memory throughout
   kGemmSm90Configs = 10,
 };
+constexpr bool is_wide(int config) { return config == kWide128x256 || config == kWide128x192; }
+/// Slices of K, 128 bytes of a row each, that kResident128x128 has room for.
+constexpr int kMostResidentSlices = 8;
 
 struct GemmTableEntry {
   GemmType type = GemmType::kBf16;
