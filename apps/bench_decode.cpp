@@ -97,8 +97,8 @@ class StreamDecoder final : public BenchDecoder {
         random_(options.seed) {
     ops.clear(pool_);
     for (int i = 0; i < options.batch; ++i)
-      streams_.emplace_back(0, config_.receptive_steps, config_.window_steps,
-                            static_cast<int>(std::max<std::int64_t>(options.events, 1)));
+      streams_.emplace_back(0, config_.receptive_steps, config_.window_steps);
+    recent_.resize(streams_.size() * static_cast<std::size_t>(config_.receptive_steps));
     for (int s = 0; s < config_.window_steps; ++s) {
       prepare();
       forward();
@@ -111,9 +111,12 @@ class StreamDecoder final : public BenchDecoder {
     batch.clear();
     std::vector<std::int32_t> pages(static_cast<std::size_t>(layout_.pages_per_session()));
     std::iota(pages.begin(), pages.end(), 0);
+    auto oldest = recent_.begin() + streams_.front().next_step() % config_.receptive_steps;
     for (StreamState& stream : streams_) {
-      stream.push(random_events(random_, options_.events, config_.unit_count(),
-                                stream.next_step() * bins, bins));
+      *oldest = random_events(random_, options_.events, config_.unit_count(),
+                              stream.next_step() * bins, bins);
+      stream.push(*oldest);
+      oldest += config_.receptive_steps;
       for (int i = 0; i < stream.recent_steps(); ++i)
         batch.add_events(stream.recent(i), (stream.step() + 1) * bins);
       batch.add_step(stream.step(), pages, stream.slot(), stream.live_steps());
@@ -137,6 +140,7 @@ class StreamDecoder final : public BenchDecoder {
   Buffer pool_;
   StreamModel model_;
   std::vector<StreamState> streams_;
+  std::vector<std::vector<Event>> recent_;  // [streams, C]: of step s in s mod C
   std::uint64_t random_;
 };
 

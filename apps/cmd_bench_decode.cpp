@@ -22,6 +22,7 @@ struct DecodeFlags {
   int threads = 1;
   std::string isa;
   std::string device = "cpu";
+  std::string gemm_table = {};
   double seconds = 2;
   double evict_mb = 0;
   std::uint64_t seed = 1;
@@ -105,9 +106,11 @@ void run_decode(const DecodeFlags& flags) {
   const ModelFile file = load(flags);
   const std::int64_t events = flags.events.value_or(
       file.config.kind == ModelKind::stream ? kBenchStepEvents : kBenchWindowEvents);
-  const Backend backend = make_backend(flags.device, {.threads = flags.threads, .isa = flags.isa},
-                                       {.fp8 = flags.precision == "fp8", .sections = flags.nvtx})
-                              .value_or_throw();
+  const Backend backend =
+      make_backend(
+          flags.device, {.threads = flags.threads, .isa = flags.isa},
+          {.fp8 = flags.precision == "fp8", .sections = flags.nvtx, .gemm_table = flags.gemm_table})
+          .value_or_throw();
   if (flags.precision == "fp8" && file.config.kind == ModelKind::stream)
     throw CLI::ValidationError("--precision", "fp8 is for window models: a stream keeps its bits");
   const auto decoder = make_bench_decoder(
@@ -160,6 +163,10 @@ void add_bench_decode(CLI::App& bench) {
   command->add_option("--isa", flags->isa, "avx512, avx2 or scalar; default: the best")
       ->check(CLI::IsMember({"avx512", "avx2", "scalar"}));
   command->add_option("--device", flags->device, "cpu, cuda:N or auto")->capture_default_str();
+  command
+      ->add_option("--gemm-table", flags->gemm_table,
+                   "on a GPU: file of cortex tune, in place of the built-in table")
+      ->check(CLI::ExistingFile);
   command->add_option("--seconds", flags->seconds, "length of the timed part")
       ->check(CLI::Range(0.0, 3600.0))
       ->capture_default_str();

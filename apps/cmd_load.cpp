@@ -131,6 +131,12 @@ void add_load(CLI::App& app) {
   command->add_option("--generators", o.generators, "Threads that share the sessions")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
+  command
+      ->add_option("--poll-us", o.poll_us,
+                   "Microseconds that a thread polls before it sleeps: a core that went idle wakes "
+                   "late")
+      ->check(CLI::Range(0, 1'000'000))
+      ->capture_default_str();
   command->add_flag("--windows", o.windows, "Stateless windows instead of streams");
   command->add_option("--connections", o.connections, "Of windows, one in flight on each")
       ->check(CLI::Range(1, 100'000))

@@ -65,7 +65,7 @@ class StreamLoad final : public Load {
         file, ops, batch,
         StreamPages{pool_.as<std::byte>(), layout.page_bytes(), layout.page_steps, cached});
     for (int b = 0; b < batch; ++b) {
-      sessions_.push_back(std::make_unique<Session>(0, config_, SessionOptions{}, 1, 0));
+      sessions_.push_back(std::make_unique<Session>(0, config_, SessionOptions{}, 2, events));
       sessions_.back()->pages = pages.acquire(layout.pages_per_session()).value_or_throw();
     }
   }
@@ -73,10 +73,13 @@ class StreamLoad final : public Load {
     const int bins = config_.bins_per_step();
     model_->batch().clear();
     for (const auto& session : sessions_) {
-      auto events =
-          random_events(random_, config_, events_, session->state.next_step() * bins, bins);
-      events.resize(canonicalize(events));
-      session->state.push(events);
+      const std::int64_t step = session->state.next_step();
+      const auto events = random_events(random_, config_, events_, step * bins, bins);
+      const auto room = session->store.room(events.size());
+      std::copy(events.begin(), events.end(), room.begin());
+      session->state.push(room.first(canonicalize(room)));
+      session->store.hold(step, room.size());
+      session->store.release_before(step + 1 - config_.receptive_steps);
       session->append_to(model_->batch(), bins);
     }
   }

@@ -9,35 +9,36 @@ namespace cortex {
 EnginePort::EnginePort(Engine& engine, EngineMail& mail, SessionId session, int slots,
                        const LoadOptions& options)
     : engine_(engine),
-      mail_(mail),
       session_(session),
       deadline_ms_(options.deadline_ms),
       best_effort_(options.best_effort) {
   for (int i = 0; i < slots; ++i) {
     slots_.push_back(std::make_unique<Slot>());
     slots_.back()->owner = this;
+    slots_.back()->mailbox = &mail.mailbox();
     slots_.back()->behavior.reserve(engine.model().outputs.size());
     free_.push_back(slots_.back().get());
   }
 }
 
-void EnginePort::Slot::post(const Error* failed) noexcept {
+void EnginePort::Slot::post(const Error* failed, const BatchInfo& batch) noexcept {
   if (failed != nullptr) error = *failed;
-  owner->mail_.mailbox().post(*this);
+  // The engine says when the answers of a batch are complete.
+  mailbox->post(*this, batch.id == 0);
 }
 
 void EnginePort::Slot::on_step(const StepAnswer& answer) noexcept {
   behavior.assign(answer.behavior.begin(), answer.behavior.end());
   status = answer.status;
   latency_ns = answer.finished_ns - answer.submitted_ns;
-  post(answer.error);
+  post(answer.error, answer.batch);
 }
 
 void EnginePort::Slot::on_window(const WindowAnswer& answer) noexcept {
   behavior.assign(answer.behavior.begin(), answer.behavior.end());
   status = StepStatus::fresh;
   latency_ns = answer.finished_ns - answer.submitted_ns;
-  post(answer.error);
+  post(answer.error, answer.batch);
 }
 
 std::int64_t EnginePort::deadline() const {
@@ -69,7 +70,7 @@ void EnginePort::submit(Slot& slot, std::int64_t sequence, std::span<const Event
                                                                   .best_effort = best_effort_},
                                                     static_cast<WindowSink&>(slot));
   // A refusal comes the way that answers come: nobody is called from within send().
-  if (!taken) slot.post(&taken.error());
+  if (!taken) slot.post(&taken.error(), {});
 }
 
 void EnginePort::delivered(Slot& slot) {

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "core/memory.h"
 #include "load_options.h"
 #include "load_poller.h"
 #include "load_port.h"
@@ -37,17 +38,19 @@ class EnginePort final : public LoadPort {
   void close() override;
 
  private:
-  struct Slot final : StepSink, WindowSink, Mailbox::Item {
+  /// What an answer touches on the compute thread comes first.
+  struct alignas(kCacheLine) Slot final : StepSink, WindowSink, Mailbox::Item {
     void on_step(const StepAnswer& answer) noexcept override;
     void on_window(const WindowAnswer& answer) noexcept override;
     void deliver() override { owner->delivered(*this); }
-    void post(const Error* failed) noexcept;
+    void post(const Error* failed, const BatchInfo& batch) noexcept;
 
-    EnginePort* owner = nullptr;
-    std::int64_t sequence = 0;
+    Mailbox* mailbox = nullptr;
+    std::int64_t latency_ns = 0;
     std::vector<float> behavior;
     StepStatus status = StepStatus::fresh;
-    std::int64_t latency_ns = 0;
+    EnginePort* owner = nullptr;
+    std::int64_t sequence = 0;
     std::optional<Error> error;
   };
   struct Waiting {
@@ -60,7 +63,6 @@ class EnginePort final : public LoadPort {
   std::int64_t deadline() const;
 
   Engine& engine_;
-  EngineMail& mail_;
   SessionId session_;
   double deadline_ms_;
   bool best_effort_;

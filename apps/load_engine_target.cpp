@@ -1,3 +1,4 @@
+#include <mutex>
 #include <utility>
 
 #include "load_echo.h"
@@ -15,6 +16,10 @@ class EngineTarget final : public LoadTarget {
     engine.device = options.device;
     engine.max_batch = options.max_batch;
     engine.batches_in_flight = options.batches_in_flight;
+    engine.on_batch_answered = [this] {
+      const std::lock_guard lock(mails_mutex_);
+      for (const auto& [poller, mail] : mails_) mail->mailbox().wake();
+    };
     // One more for what asks beside the load.
     engine.max_sessions = options.sessions + 1;
     slots_ = engine.max_queued_steps;
@@ -65,6 +70,7 @@ class EngineTarget final : public LoadTarget {
   }
 
   EngineMail& mail_of(LoadPoller& poller) {
+    const std::lock_guard lock(mails_mutex_);
     for (const auto& [to, mail] : mails_)
       if (to == &poller) return *mail;
     mails_.emplace_back(&poller, std::make_unique<EngineMail>(poller));
@@ -73,6 +79,7 @@ class EngineTarget final : public LoadTarget {
 
   LoadOptions options_;
   int slots_ = 1;
+  std::mutex mails_mutex_;
   // Outlive the engines, whose answers go there.
   std::vector<std::pair<const LoadPoller*, std::unique_ptr<EngineMail>>> mails_;
   std::unique_ptr<Engine> engine_;

@@ -25,6 +25,7 @@ struct LoadOptions {
   bool windows = false;  ///< stateless windows instead of sessions
   int sessions = 1;
   int generators = 1;   ///< threads that share the sessions
+  int poll_us = 0;      ///< how long one of them polls before it sleeps
   int connections = 8;  ///< of windows
   Wire wire = Wire::binary;
   Arrivals arrivals = Arrivals::clock;

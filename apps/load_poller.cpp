@@ -9,7 +9,7 @@
 
 namespace cortex {
 
-LoadPoller::LoadPoller() : fd_(::epoll_create1(EPOLL_CLOEXEC)) {
+LoadPoller::LoadPoller(TimeNs poll_ns) : poll_ns_(poll_ns), fd_(::epoll_create1(EPOLL_CLOEXEC)) {
   if (fd_ < 0) throw Exception{{ErrorCode::io_error, "cannot create an epoll descriptor", ""}};
 }
 
@@ -33,11 +33,16 @@ void LoadPoller::watch_writable(int fd, Client& client, bool wanted) {
 void LoadPoller::remove(int fd) { ::epoll_ctl(fd_, EPOLL_CTL_DEL, fd, nullptr); }
 
 void LoadPoller::wait(TimeNs until) {
-  const TimeNs left = std::max<TimeNs>(until - RealClock::instance().now(), 0);
-  const timespec patience{left / 1'000'000'000, left % 1'000'000'000};
   std::array<epoll_event, 64> events;
-  const int ready =
-      ::epoll_pwait2(fd_, events.data(), static_cast<int>(events.size()), &patience, nullptr);
+  const auto look = [&](TimeNs patience_ns) {
+    const timespec patience{patience_ns / 1'000'000'000, patience_ns % 1'000'000'000};
+    return ::epoll_pwait2(fd_, events.data(), static_cast<int>(events.size()), &patience, nullptr);
+  };
+  const Clock& clock = RealClock::instance();
+  const TimeNs polls_until = std::min(until, clock.now() + poll_ns_);
+  int ready = 0;
+  while (ready == 0 && clock.now() < polls_until) ready = look(0);
+  if (ready == 0) ready = look(std::max<TimeNs>(until - clock.now(), 0));
   for (int i = 0; i < ready; ++i) {
     auto* const client = static_cast<Client*>(events[static_cast<std::size_t>(i)].data.ptr);
     const std::uint32_t what = events[static_cast<std::size_t>(i)].events;

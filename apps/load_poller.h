@@ -16,7 +16,8 @@ class LoadPoller {
     virtual void on_writable() {}
   };
 
-  LoadPoller();
+  /// `poll_ns`: how long wait() looks again and again before it sleeps.
+  explicit LoadPoller(TimeNs poll_ns = 0);
   ~LoadPoller();
   LoadPoller(const LoadPoller&) = delete;
   LoadPoller& operator=(const LoadPoller&) = delete;
@@ -29,6 +30,7 @@ class LoadPoller {
   void wait(TimeNs until);
 
  private:
+  TimeNs poll_ns_;
   int fd_ = -1;
 };
 

@@ -125,10 +125,11 @@ std::string load_json(const LoadReport& r) {
   w.key("where").value(r.options.in_process() ? "in process" : r.options.url);
   w.key("wire").value(r.options.in_process() ? "in process" : name_of(r.options.wire));
   w.key("arrivals").value(name_of(r.options.arrivals)).key("rate_hz").value(r.rate_hz);
+  w.key("warmup_s").value(r.options.warmup_s);
   w.key("seconds").value(r.seconds).key("events").value(r.options.events);
   w.key("deadline_ms").value(r.options.deadline_ms);
   w.key(r.options.windows ? "connections" : "sessions").value(r.ports);
-  w.key("generators").value(r.options.generators);
+  w.key("generators").value(r.options.generators).key("poll_us").value(r.options.poll_us);
   w.key("refused").begin_object();
   for (const auto& [code, count] : r.refused) w.key(code).value(count);
   w.end_object();

@@ -113,7 +113,7 @@ void settle(LoadPoller& poller) {
 
 /// A thread of sessions: what it sends and what it was answered.
 struct Generator {
-  explicit Generator(const LoadEvents& of_all) : events(of_all) {}
+  Generator(const LoadEvents& of_all, TimeNs poll_ns) : poller(poll_ns), events(of_all) {}
   LoadPoller poller;
   LoadEvents events;
   LoadTarget::Opened opened = {};
@@ -141,7 +141,8 @@ void run_sessions(LoadTarget& target, const LoadEvents& events, LoadReport& repo
   const LoadOptions& options = report.options;
   std::vector<std::unique_ptr<Generator>> generators;
   for (int i = 0; i < options.generators; ++i) {
-    auto& g = *generators.emplace_back(std::make_unique<Generator>(events));
+    auto& g = *generators.emplace_back(
+        std::make_unique<Generator>(events, nanoseconds(options.poll_us * 1e-6)));
     const int first = options.sessions * i / options.generators;
     const int end = options.sessions * (i + 1) / options.generators;
     g.opened = target.open(g.poller, g.events, end - first);
@@ -195,7 +196,7 @@ void run_windows(LoadTarget& target, LoadEvents& events, LoadReport& report) {
     for (const float y : check.expected)
       check.scale = std::max(check.scale, std::abs(static_cast<double>(y)));
   }
-  LoadPoller poller;
+  LoadPoller poller(nanoseconds(options.poll_us * 1e-6));
   auto opened = target.open(poller, events, options.connections);
   report.ports = static_cast<int>(opened.ports.size());
   if (options.arrivals != Arrivals::closed) report.rate_hz = options.rate_hz;

@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -279,6 +280,10 @@ struct EngineOptions {
   /// Lock memory, pin the compute thread and run it under SCHED_FIFO, as far as the system allows:
   /// Engine::realtime() says what it granted. Never fatal.
   bool realtime = false;
+  /// Called on the compute thread when the answers of a batch, which have a BatchInfo::id, are with
+  /// their sinks. Sinks that pass answers on to other threads may leave waking those to this: a
+  /// wake-up is a system call, and one a batch is enough. Must not throw.
+  std::function<void()> on_batch_answered = {};
   /// A float window model's linears in 8-bit floats, on a Hopper GPU.
   bool fp8 = false;
   /// A file of `cortex tune`, for windows on a Hopper GPU in place of the table that ships. Counts

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -77,7 +78,7 @@ class SessionTable {
   };
   PagePool pool_;
   std::int32_t pages_per_session_;
-  std::map<std::uint64_t, Entry> live_;
+  std::unordered_map<std::uint64_t, Entry> live_;
   std::map<std::uint64_t, std::vector<std::int32_t>> closing_;
   std::uint64_t last_id_ = 0;
 };

@@ -6,20 +6,24 @@
 #include <span>
 #include <vector>
 
+#include "core/memory.h"
+
 namespace cortex {
 
-/// What a session caches beside its pages: its clock and the events of its last C steps.
+/// What a session knows beside its pages: its clock, and where the events of its last C steps lie.
 ///
 ///     StreamState s(first_step, receptive_steps, window_steps);
 ///     s.push(events_of_next_step);   // sorted by (bin, unit), duplicates merged
 ///     // ... run the step s.step() with s.recent(i) ...
 class StreamState {
  public:
-  StreamState(std::int64_t first_step, int receptive_steps, int window_steps, int max_events);
+  StreamState(std::int64_t first_step, int receptive_steps, int window_steps);
 
+  /// Fetches where recent events lie.
+  void prefetch() const { prefetch_lines(recent_.data(), recent_.data() + recent_.size()); }
   /// Forgets everything and makes `first_step` the next step; what was cached no longer counts.
   void restart(std::int64_t first_step);
-  /// Makes the next step the present one. At most max_events events.
+  /// Makes the next step the present one. Its events stay where they are until C more were pushed.
   void push(std::span<const Event> events);
 
   std::int64_t next_step() const { return step_ + 1; }
@@ -31,19 +35,15 @@ class StreamState {
 
   int recent_steps() const { return recent_steps_; }  ///< steps of events held, at most C
   /// Events of a recent step, 0 the oldest.
-  std::span<const Event> recent(int i) const;
+  std::span<const Event> recent(int i) const { return recent_[static_cast<std::size_t>(i)]; }
 
  private:
   int receptive_steps_;
   int window_steps_;
   std::int64_t first_step_;
   std::int64_t step_;
-  std::size_t max_events_;
   int recent_steps_ = 0;
-  // Oldest first and without gaps: a batch of many sessions reads few cache lines of each. Step i
-  // has events [starts_[i], starts_[i + 1]). Reserved once, so that no step allocates.
-  std::vector<Event> events_;
-  std::vector<std::size_t> starts_;
+  std::vector<std::span<const Event>> recent_;  // [C], oldest first
 };
 
 /// Sorts by (bin, unit) and adds up duplicates in place; the new length. Sums saturate.

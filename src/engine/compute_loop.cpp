@@ -13,9 +13,12 @@
 #include "engine/local_engine.h"
 
 /// The compute thread. From here to an answer's sink nothing allocates and nothing is waited for
-/// but the queue lock, which others hold for microseconds at a time.
+/// but the queue lock and that of the offers, which others hold for microseconds at a time.
 namespace cortex {
 namespace {
+
+// By how many rows of a batch memory is fetched ahead of its use, for each turn that it takes.
+constexpr std::size_t kAhead = 4;
 
 template <class Body>
 std::optional<ComputeFailure> attempt(Body body) {
@@ -47,10 +50,12 @@ bool LocalEngine::take_batch() {
   std::unique_lock lock(queue_mutex_);
   Scheduler& scheduler = *scheduler_;
   const auto ready = [&] { return scheduler.steps_ready() || scheduler.windows_waiting(); };
-  const auto due = [&] { return stopping_ || ready() || ops_->lost(); };
-  if (running_ == nullptr) {
-    if (options_.busy_poll_us > 0 && !due()) poll_for_call(lock);
-    work_.wait(lock, due);
+  take_offers();
+  while (running_ == nullptr && !stopping_ && !ready() && !ops_->lost()) {
+    lock.unlock();
+    await_call();
+    lock.lock();
+    take_offers();
   }
   refused_.clear();
   next_ = nullptr;
@@ -91,17 +96,37 @@ bool LocalEngine::is_worth_a_flight() const {
   return !stopping_ && 2 * scheduler_->ready_steps() >= running_->taken.size();
 }
 
-void LocalEngine::call_compute() {
-  calls_.fetch_add(1, std::memory_order_release);
-  work_.notify_one();
+void LocalEngine::take_offers() {
+  {
+    const std::lock_guard lock(calls_mutex_);
+    offers_.swap(taken_offers_);
+  }
+  for (std::size_t i = 0; i < taken_offers_.size(); ++i) {
+    if (i + kAhead < taken_offers_.size()) {
+      const StepFlow* const flow = taken_offers_[i + kAhead].flow;
+      prefetch_lines(flow, flow + 1);
+    }
+    scheduler_->push_step(taken_offers_[i].step, *taken_offers_[i].flow);
+  }
+  taken_offers_.clear();
 }
 
-void LocalEngine::poll_for_call(std::unique_lock<PriorityMutex>& lock) {
-  const std::uint32_t seen = calls_.load(std::memory_order_relaxed);
-  lock.unlock();
-  const std::int64_t until = clock_.now() + std::int64_t{1000} * options_.busy_poll_us;
-  while (calls_.load(std::memory_order_acquire) == seen && clock_.now() < until) relax_cpu();
-  lock.lock();
+void LocalEngine::call_compute() {
+  {
+    const std::lock_guard lock(calls_mutex_);
+    called_ = true;
+  }
+  call_.notify_one();
+}
+
+void LocalEngine::await_call() {
+  if (options_.busy_poll_us > 0) {
+    const std::int64_t until = clock_.now() + std::int64_t{1000} * options_.busy_poll_us;
+    while (!called_.load(std::memory_order_acquire) && clock_.now() < until) relax_cpu();
+  }
+  std::unique_lock lock(calls_mutex_);
+  call_.wait(lock, [&] { return called_.load(std::memory_order_relaxed); });
+  called_ = false;
 }
 
 void LocalEngine::begin_windows() {
@@ -118,7 +143,8 @@ void LocalEngine::begin_windows() {
     Session& session = *free_decoders_.back();
     free_decoders_.pop_back();
     StreamJob& job = session.tail_slot();
-    job.events.swap(from.events);
+    session.window_events.swap(from.events);
+    job.events = session.window_events;
     const std::int64_t last_bin = job.events.empty() ? 0 : job.events.back().bin;
     job.last_step = last_bin / bins_per_step_;
     job.forwards = work.forwards;
@@ -189,12 +215,16 @@ void LocalEngine::launch(Flight& flight) {
   flight.lane = static_cast<int>(&flight - flights_.data());
   StreamBatch& batch = stream_->batch(flight.lane);
   batch.clear();
-  for (Session* session : flight.sessions) {
-    StreamJob& job = session->front();
+  const auto& sessions = flight.sessions;
+  for (std::size_t i = 0; i < sessions.size(); ++i) {
+    if (i + 3 * kAhead < sessions.size()) sessions[i + 3 * kAhead]->prefetch();
+    if (i + 2 * kAhead < sessions.size()) sessions[i + 2 * kAhead]->prefetch_job();
+    if (i + kAhead < sessions.size()) sessions[i + kAhead]->prefetch_events();
+    StreamJob& job = sessions[i]->front();
     if (!job.begun) job.started_ns = flight.started_ns;
     job.begun = true;
-    session->advance(bins_per_step_, info_.context_steps);
-    session->append_to(batch, bins_per_step_);
+    sessions[i]->advance(bins_per_step_, info_.context_steps);
+    sessions[i]->append_to(batch, bins_per_step_);
   }
   flight.info.forward_ns = clock_.now();
   stream_->launch(flight.lane);
@@ -248,8 +278,11 @@ void LocalEngine::count_batch(Flight& flight) {
 
 void LocalEngine::answer_streams(const Flight& flight, std::span<const float> behavior) {
   finished_.clear();
-  for (std::size_t i = 0; i < flight.sessions.size(); ++i) {
-    Session& session = *flight.sessions[i];
+  const auto& sessions = flight.sessions;
+  for (std::size_t i = 0; i < sessions.size(); ++i) {
+    if (i + 2 * kAhead < sessions.size()) sessions[i + 2 * kAhead]->prefetch();
+    if (i + kAhead < sessions.size()) sessions[i + kAhead]->prefetch_job();
+    Session& session = *sessions[i];
     if (session.front_finished()) finished_.push_back({session.front(), &session, i});
   }
   {
@@ -258,8 +291,15 @@ void LocalEngine::answer_streams(const Flight& flight, std::span<const float> be
     for (const Finished& job : finished_) job.session->pop_front();
   }
   const auto outputs = static_cast<std::size_t>(config_.outputs());
-  for (const Finished& job : finished_)
+  for (std::size_t i = 0; i < finished_.size(); ++i) {
+    if (i + kAhead < finished_.size()) {
+      const StepSink* const sink = finished_[i + kAhead].sink;
+      prefetch_lines(sink, sink + 1);
+    }
+    const Finished& job = finished_[i];
     answer(job, flight.info, behavior.subspan(job.row * outputs, outputs));
+  }
+  if (options_.on_batch_answered) options_.on_batch_answered();
   const std::lock_guard lock(queue_mutex_);
   scheduler_->finished(clock_.now());
   let_go(flight);
@@ -274,11 +314,11 @@ void LocalEngine::let_go(const Flight& flight) {
     if (session.queued > 0 && session.front().begun) {
       --work.forwards;
       scheduler_->resume(work);
-    } else if (session.queued > 0) {
-      scheduler_->push_step(session.offer(), session.flow);
     } else if (session.internal) {
       scheduler_->abandon(work);
       end_decode(session, work.tenant);
+    } else if (session.stays_offered()) {
+      scheduler_->push_step(session.offer(), session.flow);
     }
   }
   idle_.notify_all();
@@ -328,7 +368,7 @@ void LocalEngine::answer(const Finished& job, const BatchInfo& batch,
     if (answer.status == StepStatus::late) ++session.late;
     if (answer.status == StepStatus::refused) ++session.refused;
     session.dropped_events += job.dropped_events;
-    session.last_active_ns = now;
+    session.last_active_ns.store(now, std::memory_order_relaxed);
     session.latency.record(now - job.submitted_ns);
   }
   if (answer.status == StepStatus::late) count_.late.add();
@@ -375,6 +415,7 @@ void LocalEngine::answer_windows(const Flight& flight, std::span<const float> be
     }
     sink->on_window(answer);
   }
+  if (options_.on_batch_answered) options_.on_batch_answered();
   const std::lock_guard lock(queue_mutex_);
   scheduler_->finished(clock_.now());
 }
@@ -411,7 +452,7 @@ void LocalEngine::fail_batch(const Flight& flight, const char* why) {
                  streams() ? "the session is lost: " : "", why);
   for (Session* session : flight.sessions) {
     {
-      const std::lock_guard lock(queue_mutex_);
+      const std::lock_guard lock(calls_mutex_);
       session->lost = !session->internal;
     }
     while (fail_front(*session, text_error_)) {

@@ -34,7 +34,7 @@ Result<void> LocalEngine::submit(const StepRequest& request, StepSink& sink) {
   const std::int64_t now = clock_.now();
   const std::shared_ptr<Session> found = find_session(request.session);
   const auto is_gone = [&] {
-    count_.cache_misses.add();
+    cache_misses_.add();
     return no_session(request.session);
   };
   if (!found) return is_gone();
@@ -59,37 +59,42 @@ Result<void> LocalEngine::submit(const StepRequest& request, StepSink& sink) {
         ErrorCode::resource_exhausted,
         fmt::format("{} steps of session {} are waiting already", session.ring.size(), session.id),
         "sequence_number"};
+  // The next step to run is done + 1 or later, and sees C steps.
+  session.store.release_before(session.done.load(std::memory_order_acquire) + 2 -
+                               config_.receptive_steps);
+  const auto taken = take_step_events(config_, session.options, session.unit_rows, request.sequence,
+                                      request.events, session.store);
+  if (!taken) return taken.error();
   StreamJob& job = session.tail_slot();
-  auto dropped = take_step_events(config_, session.options, session.unit_rows, request.sequence,
-                                  request.events, job.events);
-  if (!dropped) return dropped.error();
+  job.events = taken->events;
   job.last_step = request.sequence;
   job.forwards = static_cast<int>(std::min<std::int64_t>(request.gap + 1, info_.context_steps));
   job.cursor = 0;
   job.deadline_ns = request.deadline_ns;
   job.best_effort = request.best_effort;
-  job.dropped_events = *dropped;
+  job.dropped_events = taken->dropped;
   job.submitted_ns = now;
   job.begun = false;
   job.sink = &sink;
   job.window_sink = nullptr;
+  bool wakes = false;
   {
-    const std::lock_guard lock(queue_mutex_);
+    const std::lock_guard lock(calls_mutex_);
     if (stopping_) return is_stopping();
     if (state_ != EngineState::ready) return is_recovering(device_);
-    if (!session.lost) {
-      session.push_back();
-      if (session.queued == 1 && !session.in_flight)
-        scheduler_->push_step(session.offer(), session.flow);
-    } else {
-      count_.cache_misses.add();
+    if (session.lost) {
+      cache_misses_.add();
       return is_lost(session.id);
     }
+    session.push_back();
+    if (!session.offered.exchange(true)) offers_.push_back({session.offer(), &session.flow});
+    wakes = !called_.exchange(true);
   }
+  if (wakes) call_.notify_one();
+  session.store.hold(request.sequence, taken->events.size());
   session.expected = request.sequence + 1;
-  session.last_active_ns = now;
-  count_.cache_hits.add();
-  call_compute();
+  session.last_active_ns.store(now, std::memory_order_relaxed);
+  cache_hits_.add();
   return {};
 }
 
@@ -159,6 +164,7 @@ Result<void> LocalEngine::submit(const WindowRequest& request, WindowSink& sink)
     const std::lock_guard lock(queue_mutex_);
     if (checked && stopping_) checked = is_stopping();
     if (checked && state_ != EngineState::ready) checked = is_recovering(device_);
+    take_offers();
     if (checked) verdict = scheduler_->offer(offer, clock_.now());
     if (!checked || verdict != Verdict::taken) free_window_jobs_.push_back(*taken);
   }
@@ -199,8 +205,8 @@ EngineStats LocalEngine::stats() const {
   s.refused = s.predicted_misses + s.shed + s.withheld;
   s.cancelled = count_.cancelled.value();
   s.not_finite = count_.not_finite.value();
-  s.cache_hits = count_.cache_hits.value();
-  s.cache_misses = count_.cache_misses.value();
+  s.cache_hits = cache_hits_.value();
+  s.cache_misses = cache_misses_.value();
   {
     const std::lock_guard lock(queue_mutex_);
     const Scheduler& scheduler = *scheduler_;
@@ -216,7 +222,7 @@ EngineStats LocalEngine::stats() const {
     if (ops_) s.device_memory_used_bytes = ops_->device_memory_used();
   }
   if (!streams()) return s;
-  const std::lock_guard lock(registry_mutex_);
+  const std::shared_lock lock(registry_mutex_);
   s.sessions = sessions_->live();
   sessions_->for_each([&](const std::shared_ptr<Session>& session) {
     s.queue_depth += static_cast<std::int64_t>(session->queued.load());

@@ -173,6 +173,8 @@ LocalEngine::LocalEngine(const EngineOptions& options, const ModelFile& file, Ba
   for (WindowJob& job : window_jobs_)
     job.events.reserve(static_cast<std::size_t>(options_.max_window_events));
   for (std::uint64_t i = window_jobs_.size(); i-- > 0;) free_window_jobs_.push_back(i);
+  offers_.reserve(static_cast<std::size_t>(options_.max_sessions));
+  taken_offers_.reserve(static_cast<std::size_t>(options_.max_sessions));
   refused_.reserve(window_jobs_.size() + kDecoders);
   text_error_.message.reserve(kErrorText);
   text_error_.field.reserve(kErrorText);
@@ -210,8 +212,8 @@ void LocalEngine::reserve_streams(const ModelFile& file) {
                 static_cast<std::size_t>(pages + kDecoders * per_session);
   for (int i = 0; i < kDecoders; ++i) {
     decoders_.push_back(
-        std::make_unique<Session>(SessionId{0}, config_, SessionOptions{}, 1,
-                                  static_cast<std::size_t>(options_.max_window_events)));
+        std::make_unique<Session>(SessionId{0}, config_, SessionOptions{}, 1, std::size_t{0}));
+    decoders_.back()->window_events.reserve(static_cast<std::size_t>(options_.max_window_events));
     decoders_.back()->internal = true;
     for (std::int32_t p = 0; p < per_session; ++p)
       decoders_.back()->pages.push_back(pages + i * per_session + p);

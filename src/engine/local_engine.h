@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <shared_mutex>
 #include <thread>
 #include <vector>
 
@@ -35,12 +36,14 @@ CpuOptions cpu_options(const ModelFile& file, const EngineOptions& options);
 
 /// One replica in this process: one backend, one compute thread, one page pool.
 ///
-/// Three locks, taken in this order and never two of a kind:
+/// Four locks, taken in this order and never two of a kind:
 ///   registry_mutex_   which sessions and pages there are; clients alone
 ///   Session::intake   one client at a time checks a step and copies it to its slot
 ///   queue_mutex_      the scheduler and what is in flight: no allocation, no copy of a request
-/// The compute thread takes the last one only: it takes a batch, runs it without a lock, hands the
-/// answers over, then lets go of the sessions.
+///   calls_mutex_      steps that became ready, until the compute thread fetches them
+/// The compute thread takes the last two only: it takes a batch, runs it without a lock, hands the
+/// answers over, then lets go of the sessions. A client that submits a step takes no lock that the
+/// compute thread holds for longer than to fetch what was offered.
 class LocalEngine final : public Engine {
  public:
   /// As Engine::create, of a model that is in memory; options.model_path only names it.
@@ -86,8 +89,6 @@ class LocalEngine final : public Engine {
     Counter withheld;
     Counter cancelled;
     Counter not_finite;
-    Counter cache_hits;
-    Counter cache_misses;
   };
 
   bool streams() const { return config_.streams(); }
@@ -116,6 +117,8 @@ class LocalEngine final : public Engine {
   WindowOffer offer_of(std::uint64_t index, TenantId tenant) const;
   /// Whoever has made work ready, or an end, tells the compute thread.
   void call_compute();
+  /// Hands to the scheduler what clients have offered. Under the queue lock.
+  void take_offers();
   Error refusal(Verdict verdict, const WindowOffer& offer) const;
 
   /// A batch on its way: taken, launched, answered.
@@ -135,8 +138,8 @@ class LocalEngine final : public Engine {
   bool take_batch();
   /// Whether to take a batch behind the one that is on its way.
   bool is_worth_a_flight() const;
-  /// Polls for what call_compute() announces, for as long as the options say.
-  void poll_for_call(std::unique_lock<PriorityMutex>& lock);
+  /// Waits for a call, polling for as long as the options say.
+  void await_call();
   void begin_windows();
   void fail_shed();
   /// Launches what was taken, then answers what was on its way before it.
@@ -192,14 +195,27 @@ class LocalEngine final : public Engine {
   std::unique_ptr<StreamForward> stream_;
   std::unique_ptr<WindowForward> window_;
 
-  mutable std::mutex registry_mutex_;
+  mutable std::shared_mutex registry_mutex_;  // shared by those who only look a session up
   std::optional<SessionTable<std::shared_ptr<Session>>> sessions_;
 
-  mutable PriorityMutex queue_mutex_{options_.realtime};
-  PriorityCondition work_;                // something became ready, or the end
-  std::atomic<std::uint32_t> calls_ = 0;  // of call_compute(), for a compute thread that polls
-  PriorityCondition idle_;                // a session left the compute thread
-  bool stopping_ = false;
+  /// A session's step that became ready.
+  struct Offer {
+    StepOffer step;
+    StepFlow* flow;
+  };
+  // Written for every step by clients: apart from what the compute thread writes for every step.
+  alignas(kCacheLine) PriorityMutex calls_mutex_{options_.realtime};
+  PriorityCondition call_;
+  // Since the compute thread last waited, which alone takes it back. Written under calls_mutex_.
+  std::atomic<bool> called_ = false;
+  std::vector<Offer> offers_;
+  Counter cache_hits_;
+  Counter cache_misses_;
+
+  alignas(kCacheLine) mutable PriorityMutex queue_mutex_{options_.realtime};
+  PriorityCondition idle_;  // a session left the compute thread
+  std::atomic<bool> stopping_ = false;
+  std::vector<Offer> taken_offers_;
   std::optional<Scheduler> scheduler_;  // keys: addresses of sessions, indices of window jobs
   std::vector<WindowJob> window_jobs_;
   std::vector<std::uint64_t> free_window_jobs_;

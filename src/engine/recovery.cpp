@@ -60,7 +60,11 @@ void LocalEngine::lose_streams(const Error& error) {
   std::vector<Work> begun;  // stateless requests that ran as streams
   {
     const std::lock_guard lock(queue_mutex_);
-    for (const auto& session : sessions) session->lost = true;
+    {
+      const std::lock_guard calls(calls_mutex_);
+      for (const auto& session : sessions) session->lost = true;
+    }
+    take_offers();
     scheduler_->drain_steps([&](const Work& work) {
       if (session_of(work.key)->internal) begun.push_back(work);
     });

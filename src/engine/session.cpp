@@ -3,25 +3,43 @@
 #include <algorithm>
 #include <span>
 
+#include "core/memory.h"
+
 namespace cortex {
 
 Session::Session(SessionId session_id, const ModelConfig& config,
-                 const SessionOptions& session_options, int max_queued, std::size_t max_job_events)
+                 const SessionOptions& session_options, int max_queued, std::size_t max_step_events)
     : id(session_id),
       options(session_options),
-      state(session_options.first_step, config.receptive_steps, config.window_steps,
-            config.max_events_per_step),
       expected(session_options.first_step),
-      ring(static_cast<std::size_t>(max_queued)) {
-  for (StreamJob& job : ring) job.events.reserve(max_job_events);
+      store(static_cast<std::size_t>(max_queued + config.receptive_steps - 2), max_step_events),
+      done(session_options.first_step - 1),
+      ring(static_cast<std::size_t>(max_queued)),
+      state(session_options.first_step, config.receptive_steps, config.window_steps) {}
+
+void Session::prefetch() const { prefetch_lines(&queued, &latency); }
+
+void Session::prefetch_job() const {
+  const StreamJob* const job = &ring[head];
+  prefetch_lines(job, job + 1);
+  prefetch_lines(pages.data(), pages.data() + pages.size());
+  state.prefetch();
+}
+
+void Session::prefetch_events() const {
+  const auto& events = ring[head].events;
+  prefetch_lines(events.data(), events.data() + events.size());
+  for (int i = 0; i < state.recent_steps(); ++i)
+    prefetch_lines(state.recent(i).data(), state.recent(i).data() + state.recent(i).size());
 }
 
 void Session::push_back() {
   tail = (tail + 1) % ring.size();
-  queued.fetch_add(1, std::memory_order_release);
+  queued.fetch_add(1);
 }
 
 void Session::pop_front() {
+  done.store(ring[head].last_step, std::memory_order_release);
   head = (head + 1) % ring.size();
   queued.fetch_sub(1, std::memory_order_release);
 }
@@ -52,7 +70,7 @@ void Session::advance(int bins_per_step, int context_steps) {
   while (job.cursor < job.events.size() && bin_of(job.cursor) < step * bins_per_step) ++job.cursor;
   std::size_t end = job.cursor;
   while (end < job.events.size() && bin_of(end) < (step + 1) * bins_per_step) ++end;
-  state.push(std::span(job.events).subspan(job.cursor, end - job.cursor));
+  state.push(job.events.subspan(job.cursor, end - job.cursor));
   job.cursor = end;
 }
 

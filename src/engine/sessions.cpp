@@ -92,7 +92,7 @@ Result<void> LocalEngine::admit(const Session& session) {
 
 std::shared_ptr<Session> LocalEngine::find_session(SessionId id) {
   if (!streams()) return nullptr;
-  const std::lock_guard lock(registry_mutex_);
+  const std::shared_lock lock(registry_mutex_);
   const auto* const found = sessions_->find(id);
   return found != nullptr ? *found : nullptr;
 }
@@ -123,6 +123,7 @@ SessionSummary LocalEngine::finish_closing(Session& session) {
     while (session.queued > (session.in_flight ? 1U : 0U)) drop();
     idle_.wait(lock, [&] { return !session.in_flight; });
     while (session.queued > 0) drop();
+    take_offers();
     scheduler_->erase_step(key_of(session));
     scheduler_->release_session(session.flow);
   }

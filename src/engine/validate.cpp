@@ -81,36 +81,31 @@ Result<std::vector<std::int32_t>> match_units(const ModelConfig& config,
   return Error{ErrorCode::invalid_argument, message, "units"};
 }
 
-Result<std::int64_t> take_step_events(const ModelConfig& config, const SessionOptions& options,
-                                      const std::vector<std::int32_t>& unit_rows, std::int64_t step,
-                                      std::span<const Event> events, std::vector<Event>& into) {
-  into.clear();
+Result<StepEvents> take_step_events(const ModelConfig& config, const SessionOptions& options,
+                                    const std::vector<std::int32_t>& unit_rows, std::int64_t step,
+                                    std::span<const Event> events, EventStore& store) {
   if (events.size() > static_cast<std::size_t>(config.max_events_per_step))
     return too_many(events.size(), config.max_events_per_step);
   const std::int64_t k = config.bins_per_step();
+  const std::span<Event> room = store.room(events.size());
+  std::size_t taken = 0;
   std::int64_t dropped = 0;
-  const auto fail = [&](Error error) {
-    into.clear();
-    return error;
-  };
   for (std::size_t i = 0; i < events.size(); ++i) {
     const Event& e = events[i];
     if (e.unit < 0 || static_cast<std::size_t>(e.unit) >= unit_rows.size())
-      return fail(bad_unit(i, e.unit, unit_rows.size()));
-    if (e.value < 1)
-      return fail(bad_event(i, "value", fmt::format("is {}, not at least 1", e.value)));
+      return bad_unit(i, e.unit, unit_rows.size());
+    if (e.value < 1) return bad_event(i, "value", fmt::format("is {}, not at least 1", e.value));
     if (e.bin < step * k || e.bin >= (step + 1) * k) {
       if (!options.drop_out_of_step)
-        return fail(bad_event(i, "time_bin",
-                              fmt::format("is {}, step {} owns bins {} to {}", e.bin, step,
-                                          step * k, (step + 1) * k - 1)));
+        return bad_event(i, "time_bin",
+                         fmt::format("is {}, step {} owns bins {} to {}", e.bin, step, step * k,
+                                     (step + 1) * k - 1));
       ++dropped;
       continue;
     }
-    into.push_back({unit_rows[static_cast<std::size_t>(e.unit)], e.value, e.bin});
+    room[taken++] = {unit_rows[static_cast<std::size_t>(e.unit)], e.value, e.bin};
   }
-  into.resize(canonicalize(into));
-  return dropped;
+  return StepEvents{room.first(canonicalize(room.first(taken))), dropped};
 }
 
 Result<void> check_window_events(const ModelConfig& config, std::span<const Event> events,

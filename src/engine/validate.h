@@ -4,6 +4,7 @@
 
 #include <vector>
 
+#include "cache/event_store.h"
 #include "model/config.h"
 
 namespace cortex {
@@ -13,12 +14,16 @@ namespace cortex {
 Result<std::vector<std::int32_t>> match_units(const ModelConfig& config,
                                               const SessionOptions& options);
 
-/// Checks a step's events and copies them, with model rows for units, into `into` (cleared first,
-/// not grown past its capacity); returns how many were dropped for lying outside the step. On an
-/// error `into` is empty.
-Result<std::int64_t> take_step_events(const ModelConfig& config, const SessionOptions& options,
-                                      const std::vector<std::int32_t>& unit_rows, std::int64_t step,
-                                      std::span<const Event> events, std::vector<Event>& into);
+struct StepEvents {
+  std::span<const Event> events;  ///< sorted by (bin, unit), merged
+  std::int64_t dropped = 0;       ///< for lying outside the step
+};
+
+/// Checks a step's events and copies them, with model rows for units, into a room of `store`, which
+/// holds them no longer than to its next room.
+Result<StepEvents> take_step_events(const ModelConfig& config, const SessionOptions& options,
+                                    const std::vector<std::int32_t>& unit_rows, std::int64_t step,
+                                    std::span<const Event> events, EventStore& store);
 
 /// Checks the events of a stateless request against a model of either kind.
 Result<void> check_window_events(const ModelConfig& config, std::span<const Event> events,

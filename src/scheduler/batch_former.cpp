@@ -7,7 +7,7 @@ bool GrowingBatch::in_time(const Work& work) const {
 }
 
 TimeNs GrowingBatch::latest(const Work& work) const {
-  return work.promised ? work.deadline - (work.forwards - 1) * alone(work) : kNever;
+  return work.promised ? work.deadline - further(work) : kNever;
 }
 
 bool GrowingBatch::admits(const Work& work) const {
@@ -22,7 +22,7 @@ void GrowingBatch::add(const Work& work) {
   ++rows_;
   keys_ += work.keys;
   took_ = cost_->predict(rows_, keys_);
-  further_ += (work.forwards - 1) * alone(work);
+  further_ += further(work);
   latest_ = std::min(latest_, latest(work));
 }
 

@@ -32,6 +32,10 @@ class GrowingBatch {
 
  private:
   TimeNs alone(const Work& work) const { return cost_->predict(1, work.keys); }
+  /// Of the forwards that `work` needs after this batch.
+  TimeNs further(const Work& work) const {
+    return work.forwards > 1 ? (work.forwards - 1) * alone(work) : 0;
+  }
   /// When a batch with `work` in it must have finished.
   TimeNs latest(const Work& work) const;
 

@@ -14,13 +14,19 @@ Mailbox::Mailbox() : fd_(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)) {
 
 Mailbox::~Mailbox() { ::close(fd_); }
 
-void Mailbox::post(Item& item) noexcept {
+void Mailbox::post(Item& item, bool wakes) noexcept {
   Item* head = head_.load(std::memory_order_relaxed);
   do {
     item.next_ = head;
   } while (!head_.compare_exchange_weak(head, &item, std::memory_order_release,
                                         std::memory_order_relaxed));
-  if (head != nullptr) return;  // whoever found the list empty has woken the reader
+  if (head != nullptr) return;  // whoever found the list empty wakes the reader
+  owes_wake_.store(true);
+  if (wakes) wake();
+}
+
+void Mailbox::wake() noexcept {
+  if (!owes_wake_.load() || !owes_wake_.exchange(false)) return;
   const std::uint64_t one = 1;
   // Fails only when the counter is about to overflow, and then the descriptor is readable anyway.
   [[maybe_unused]] const auto written = ::write(fd_, &one, sizeof one);

@@ -25,8 +25,10 @@ class Mailbox {
   Mailbox(const Mailbox&) = delete;
   Mailbox& operator=(const Mailbox&) = delete;
 
-  /// Any thread.
-  void post(Item& item) noexcept;
+  /// Any thread. Wakes the reader, or with `wakes` false leaves that to wake(), which must follow.
+  void post(Item& item, bool wakes = true) noexcept;
+  /// Wakes the reader if something was posted that has not woken it.
+  void wake() noexcept;
   /// Readable when there is something to deliver.
   int fd() const { return fd_; }
   /// Network thread: delivers everything posted so far, in order.
@@ -34,6 +36,7 @@ class Mailbox {
 
  private:
   std::atomic<Item*> head_{nullptr};
+  std::atomic<bool> owes_wake_{false};
   int fd_ = -1;
 };
 

@@ -242,6 +242,10 @@ TEST(BenchCli, WrongUsageIsTwoAndFailureIsOne) {
   const Ran missing = bench({"decode", "--model", "/no/such/model.safetensors"});
   EXPECT_EQ(missing.code, 1);
   EXPECT_NE(missing.err.find("/no/such/model.safetensors"), std::string::npos);
+  const Ran table = bench({"decode", "--preset", "stream-nano", "--gemm-table",
+                           testing::source_path("models/stream-nano.safetensors").string()});
+  EXPECT_EQ(table.code, 1);
+  EXPECT_NE(table.err.find("models/stream-nano.safetensors"), std::string::npos) << table.err;
   const Ran many = bench({"decode", "--preset", "stream-nano", "--events", "5000"});
   EXPECT_EQ(many.code, 1);
   EXPECT_NE(many.err.find("4096"), std::string::npos) << many.err;

@@ -1,5 +1,7 @@
 // Loads over ports that are no connections: who sends when, and what is counted at the end.
 #include <gtest/gtest.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 #include <array>
 #include <initializer_list>
@@ -28,6 +30,33 @@ struct FakePort final : LoadPort {
   int sent = 0;
   bool closed = false;
 };
+
+/// Counts how often its descriptor was readable.
+struct Reader final : LoadPoller::Client {
+  void on_readable() override {
+    ++calls;
+    std::uint64_t count = 0;
+    EXPECT_EQ(::read(fd, &count, sizeof count), static_cast<ssize_t>(sizeof count));
+  }
+  int fd = ::eventfd(0, EFD_NONBLOCK);
+  int calls = 0;
+};
+
+TEST(LoadPoller, PollingOrAsleepSeesWhatComesAndReturnsWhereNothingDoes) {
+  constexpr TimeNs kSecond = 1'000'000'000;
+  for (const TimeNs poll_ns : {TimeNs{0}, TimeNs{1000}, 100 * kSecond}) {
+    LoadPoller poller(poll_ns);
+    Reader reader;
+    poller.add(reader.fd, reader);
+    poller.wait(RealClock::instance().now() + 1'000'000);
+    EXPECT_EQ(reader.calls, 0);
+    const std::uint64_t one = 1;
+    ASSERT_EQ(::write(reader.fd, &one, sizeof one), static_cast<ssize_t>(sizeof one));
+    poller.wait(RealClock::instance().now() + 1000 * kSecond);
+    EXPECT_EQ(reader.calls, 1);
+    ::close(reader.fd);
+  }
+}
 
 class LoadOnFakes : public ::testing::Test {
  protected:

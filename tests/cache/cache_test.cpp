@@ -2,9 +2,12 @@
 #include <rapidcheck/gtest.h>
 
 #include <deque>
+#include <map>
 #include <numeric>
+#include <random>
 #include <set>
 
+#include "cache/event_store.h"
 #include "cache/page_pool.h"
 #include "cache/stream_state.h"
 
@@ -55,10 +58,11 @@ TEST(PagePool, GivingBackWhatIsNotTakenChangesNothing) {
 }
 
 TEST(StreamState, HoldsTheEventsOfItsLastStepsOldestFirst) {
-  StreamState state(100, 3, 5, 10);
+  StreamState state(100, 3, 5);
+  std::vector<std::vector<Event>> events;
   for (std::int64_t s = 100; s < 110; ++s) {
-    const std::vector<Event> events(static_cast<std::size_t>(s % 4), Event{0, 1, s});
-    state.push(events);
+    events.emplace_back(static_cast<std::size_t>(s % 4), Event{0, 1, s});
+    state.push(events.back());
     EXPECT_EQ(state.step(), s);
     EXPECT_EQ(state.slot(), s % 5);
     EXPECT_EQ(state.live_steps(), std::min<std::int64_t>(5, s - 99));
@@ -74,6 +78,51 @@ TEST(StreamState, HoldsTheEventsOfItsLastStepsOldestFirst) {
   state.push({});
   EXPECT_EQ(state.live_steps(), 1);
   EXPECT_EQ(state.recent_steps(), 1);
+}
+
+/// The events of `step`, told from others.
+std::vector<Event> events_of(std::int64_t step, std::size_t count) {
+  std::vector<Event> events;
+  for (std::size_t i = 0; i < count; ++i) events.push_back({static_cast<std::int32_t>(i), 1, step});
+  return events;
+}
+
+TEST(EventStore, KeepsWhatIsHeldAndGivesTheLowestFreePlace) {
+  EventStore store(2, 10);
+  const Event* const first = store.room(4).data();
+  store.hold(0, 4);
+  EXPECT_EQ(store.room(9).data(), first + 4) << "a room that nobody held is free";
+  EXPECT_EQ(store.room(3).data(), first + 4);
+  store.hold(1, 2);
+  store.release_before(1);
+  EXPECT_EQ(store.room(5).data(), first + 6) << "more than the place of step 0";
+  EXPECT_EQ(store.room(4).data(), first);
+  store.hold(2, 0);
+  store.release_before(2);
+  EXPECT_EQ(store.room(10).data(), first) << "no event, nothing held";
+}
+
+TEST(EventStore, HasRoomForAnySizesInAnyOrder) {
+  constexpr std::size_t kHeld = 5, kMost = 16;
+  std::mt19937_64 random{11};
+  EventStore store(kHeld, kMost);
+  const Event* const begin = store.room(0).data();
+  std::map<std::int64_t, std::span<Event>> held;
+  for (std::int64_t step = 0; step < 20'000; ++step) {
+    const std::size_t n = random() % 3 == 0 ? kMost : random() % (kMost + 1);
+    const std::span<Event> room = store.room(n);
+    ASSERT_GE(room.data(), begin);
+    ASSERT_LE(room.data() + room.size(), begin + (2 * kHeld + 1) * kMost);
+    const auto events = events_of(step, n);
+    std::copy(events.begin(), events.end(), room.begin());
+    store.hold(step, n);
+    held[step] = room;
+    for (const auto& [s, at] : held)
+      ASSERT_EQ(std::vector<Event>(at.begin(), at.end()), events_of(s, at.size()));
+    const auto keep = static_cast<std::int64_t>(random() % (kHeld + 1));
+    store.release_before(step + 1 - keep);
+    std::erase_if(held, [&](const auto& entry) { return entry.first < step + 1 - keep; });
+  }
 }
 
 TEST(Canonicalize, SortsMergesAndSaturates) {

@@ -2,6 +2,7 @@
 #include <cortex/engine.h>
 #include <gtest/gtest.h>
 
+#include <thread>
 #include <vector>
 
 namespace cortex {
@@ -51,6 +52,41 @@ TEST(IdentityEngine, AResumedSessionAnswersAsAnUninterruptedOne) {
   std::vector<float> answer;
   for (std::int64_t n = first; n <= 30; ++n) answer = step(*engine, resumed.id, n);
   EXPECT_EQ(answer, expected);
+}
+
+/// What the compute thread does, in order: the batch of each answer, and 0 when one is answered.
+struct BatchLog final : StepSink {
+  void on_step(const StepAnswer& answer) noexcept override { entries.push_back(answer.batch.id); }
+  std::vector<std::uint64_t> entries;
+};
+
+TEST(IdentityEngine, SaysWhenTheAnswersOfABatchAreComplete) {
+  BatchLog log;
+  EngineOptions options;
+  options.model_path = "identity";
+  options.device = "cpu";
+  options.max_sessions = 8;
+  options.on_batch_answered = [&log] { log.entries.push_back(0); };
+  auto engine = Engine::create(options).value_or_throw();
+  std::vector<SessionId> sessions;
+  sessions.reserve(static_cast<std::size_t>(options.max_sessions));
+  for (int s = 0; s < options.max_sessions; ++s)
+    sessions.push_back(engine->open_session({}).value_or_throw().id);
+  for (int n = 0; n < 50; ++n)
+    for (const SessionId id : sessions)
+      while (!engine->submit({.session = id, .sequence = n, .events = events_of(n)}, log))
+        std::this_thread::yield();
+  engine.reset();
+  std::size_t answers = 0;
+  for (std::size_t i = 0; i < log.entries.size(); ++i) {
+    if (log.entries[i] == 0) continue;
+    ++answers;
+    ASSERT_LT(i + 1, log.entries.size()) << "nothing follows the last batch";
+    const std::uint64_t next = log.entries[i + 1];
+    EXPECT_TRUE(next == 0 || next == log.entries[i])
+        << "batch " << next << " follows " << log.entries[i] << " at once";
+  }
+  EXPECT_EQ(answers, sessions.size() * 50);
 }
 
 TEST(IdentityEngine, AWindowIsAFunctionOfItsEvents) {

@@ -140,7 +140,10 @@ class Tilings : public ::testing::Test {
         expected_squares[i / 64] += static_cast<double>(total) * total;
         if (e.epilogue == GemmEpilogue::kGelu) {
           const double want = gelu(total);
-          ASSERT_NEAR(from_bf16(results[i]), want, 0x1p-8 * std::abs(want) + 1e-4) << i;
+          // The hardware's tanh and a fit of two coefficients, or ten operations.
+          const bool fast = is_wide(e.config) || e.config == kResident128x128;
+          const double fit = fast ? 4e-4 : 1e-4;
+          ASSERT_NEAR(from_bf16(results[i]), want, 0x1p-8 * std::abs(want) + fit) << i;
         } else if (e.epilogue == GemmEpilogue::kGeluE4m3) {
           const double want = gelu(total);
           ASSERT_NEAR(from_e4m3(eighths[i]), want, 0x1p-4 * std::abs(want) + 0x1p-9) << i;
@@ -175,6 +178,7 @@ TEST_F(Tilings, AllOfThemComputeTheSame) {
       if (epilogue == GemmEpilogue::kGeluE4m3 && type != GemmType::kE4m3) continue;
       check_all({type, epilogue, 200, 256, 1024});  // ends within a tile
       check_all({type, epilogue, 384, 768, 256});
+      check_all({type, epilogue, 4300, 1024, 128});  // several tiles a block
     }
   }
 }

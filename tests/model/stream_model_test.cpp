@@ -57,7 +57,7 @@ class Runner {
         file, *ops_, kStreams,
         StreamPages{pool_.as<std::byte>(), layout.page_bytes(), layout.page_steps, cached});
     for (int i = 0; i < kStreams; ++i)
-      states_.emplace_back(0, config_.receptive_steps, config_.window_steps, 100);
+      states_.emplace_back(0, config_.receptive_steps, config_.window_steps);
   }
 
   /// The next step of every stream in `which`, as one batch: behaviour by stream.

@@ -32,6 +32,24 @@ TEST(Mailbox, DeliversInOrderAndSignalsOnce) {
   EXPECT_EQ(::poll(&p, 1, 0), 0);
 }
 
+TEST(Mailbox, WakesOnceForWhatWasPostedWithout) {
+  Mailbox mailbox;
+  std::vector<int> log;
+  Letter letters[2];
+  for (Letter& letter : letters) {
+    letter.log = &log;
+    mailbox.post(letter, false);
+  }
+  pollfd p{mailbox.fd(), POLLIN, 0};
+  EXPECT_EQ(::poll(&p, 1, 0), 0);
+  mailbox.wake();
+  EXPECT_EQ(::poll(&p, 1, 0), 1);
+  mailbox.deliver_all();
+  EXPECT_EQ(log.size(), 2U);
+  mailbox.wake();
+  EXPECT_EQ(::poll(&p, 1, 0), 0) << "nothing was posted since";
+}
+
 TEST(Mailbox, LosesNothingBetweenThreads) {
   constexpr int kThreads = 4;
   constexpr int kEach = 5000;
@@ -39,6 +57,7 @@ TEST(Mailbox, LosesNothingBetweenThreads) {
   std::vector<int> log;
   auto letters = std::make_unique<Letter[]>(kThreads * kEach);
   std::vector<std::thread> threads;
+  threads.reserve(kThreads);
   for (int t = 0; t < kThreads; ++t)
     threads.emplace_back([&, t] {
       for (int i = t * kEach; i < (t + 1) * kEach; ++i) {

@@ -4,7 +4,9 @@
 #include <atomic>
 
 #include "kernels/cuda/gemm_sm90_pair.cuh"
+#include "kernels/cuda/gemm_sm90_resident.cuh"
 #include "kernels/cuda/gemm_sm90_small.cuh"
+#include "kernels/cuda/gemm_sm90_wide.cuh"
 
 namespace cortex::cuda {
 namespace {
@@ -123,6 +125,21 @@ cudaError_t launch_config(int config, const Launch& how) {
       return launch<small_kernel<Type, Epilogue, 1, 64>>(how);
     case kSmall128x128:
       return launch<small_kernel<Type, Epilogue, 2, 128>>(how);
+    case kWide128x256:
+      if constexpr (Epilogue != GemmEpilogue::kAdd) {
+        return launch<wide_kernel<Type, Epilogue, 256>>(how);
+      }
+      return cudaErrorInvalidValue;
+    case kWide128x192:
+      if constexpr (Epilogue != GemmEpilogue::kAdd) {
+        return launch<wide_kernel<Type, Epilogue, 192>>(how);
+      }
+      return cudaErrorInvalidValue;
+    case kResident128x128:
+      if constexpr (Epilogue != GemmEpilogue::kAdd && Epilogue != GemmEpilogue::kAddNarrow) {
+        return launch<resident_kernel<Type, Epilogue>>(how);
+      }
+      return cudaErrorInvalidValue;
     default:
       return cudaErrorInvalidValue;
   }
@@ -226,13 +243,22 @@ cudaError_t gemm_sm90(const GemmSm90Args& args, GemmEpilogue epilogue, cudaStrea
   // Sums of integers have no order.
   if (args.chains && args.type == GemmType::kBf16) choice = {kPair64x128Chain, 1};
   if (args.config >= 0) choice = {args.config, 1};
+  // A block for each column of tiles, at least.
+  if (choice.config == kResident128x128 && ceil_div(args.n, 128) > processors)
+    choice.config = kPair128x128;
   if (args.split > 0) choice.split = args.split;
   const bool small = choice.config == kSmall64x64 || choice.config == kSmall128x128;
   if (choice.config >= kGemmSm90Configs || choice.split > 8 || 64 % choice.split != 0 ||
       choice.split > k_tiles || args.stages > 8 || (choice.split > 1 && !small)) {
     return cudaErrorInvalidValue;
   }
-  const int columns = choice.config == kSmall64x64 ? 64 : 128;
+  const bool wide = is_wide(choice.config);
+  const bool resident = choice.config == kResident128x128;
+  if (resident && k_tiles > kMostResidentSlices) return cudaErrorInvalidValue;
+  const int columns = choice.config == kSmall64x64    ? 64
+                      : choice.config == kWide128x256 ? 256
+                      : choice.config == kWide128x192 ? 192
+                                                      : 128;
   // A tile of 128 columns of the small kernel has no clip at its right edge.
   if (choice.config == kSmall128x128 && args.n % 128 != 0) return cudaErrorInvalidValue;
   const bool twin = choice.config == kPair128x128Twin || choice.config == kPair64x128Twin;
@@ -272,7 +298,7 @@ cudaError_t gemm_sm90(const GemmSm90Args& args, GemmEpilogue epilogue, cudaStrea
   if (!encode(&to.a, args.a, bytes, args.m, args.k, args.lda, tile_rows) ||
       !encode(&to.w, args.w, bytes, args.n, args.k, args.k, columns / how.cluster_x) ||
       (epilogue != GemmEpilogue::kGeluE4m3 &&
-       !encode(&to.out, to.out_pointer, 2, args.m, args.n, to.ldo, tile_rows)) ||
+       !encode(&to.out, to.out_pointer, 2, args.m, args.n, to.ldo, wide ? 64 : tile_rows)) ||
       (add && !encode(&to.z_map, args.z, 4, args.m, args.n, args.ldz, tile_rows))) {
     return cudaErrorInvalidValue;
   }
@@ -292,9 +318,17 @@ cudaError_t gemm_sm90(const GemmSm90Args& args, GemmEpilogue epilogue, cudaStrea
     how.threads = tile_rows == 64 ? SmallShape<1, 64>::kThreads : SmallShape<2, 128>::kThreads;
     how.grid = dim3(static_cast<unsigned>(to.n_tiles), static_cast<unsigned>(m_tiles),
                     static_cast<unsigned>(choice.split));
+  } else if (resident) {
+    to.tiles = m_tiles;
+    how.shared = ResidentShape::shared(k_tiles);
+    how.threads = kPairThreads;
+    how.grid = dim3(static_cast<unsigned>(std::min(m_tiles, processors / to.n_tiles) * to.n_tiles));
   } else {
     to.tiles = ceil_div(m_tiles, how.cluster_x) * to.n_tiles;
-    how.shared = tile_rows == 128 ? PairShape<2>::kShared : PairShape<1>::kShared;
+    how.shared = columns == 256     ? WideShape<256>::kShared
+                 : columns == 192   ? WideShape<192>::kShared
+                 : tile_rows == 128 ? PairShape<2>::kShared
+                                    : PairShape<1>::kShared;
     how.threads = kPairThreads;
     const int workers = std::min(to.tiles, processors / how.cluster_x);
     how.grid = dim3(static_cast<unsigned>(workers * how.cluster_x));

@@ -202,17 +202,28 @@ __device__ __forceinline__ std::uint64_t descriptor(std::uint32_t address) {
 #define CORTEX_REGS_32                                                                    \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, " \
   "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define CORTEX_REGS_64                                                                    \
-  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, " \
-  "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, " \
-  "%36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, " \
-  "%53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define CORTEX_REGS_64                                                                           \
+  CORTEX_REGS_32                                                                                 \
+  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, " \
+  "%50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define CORTEX_REGS_96                                                                           \
+  CORTEX_REGS_64                                                                                 \
+  ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, " \
+  "%82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define CORTEX_REGS_128                                                                        \
+  CORTEX_REGS_96                                                                               \
+  ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, "   \
+  "%111, %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, " \
+  "%126, %127"
 
 #define CORTEX_D4(c, i) c(d[i]), c(d[i + 1]), c(d[i + 2]), c(d[i + 3])
 #define CORTEX_D16(c, i) \
   CORTEX_D4(c, i), CORTEX_D4(c, i + 4), CORTEX_D4(c, i + 8), CORTEX_D4(c, i + 12)
-#define CORTEX_OPERANDS_32(c) CORTEX_D16(c, 0), CORTEX_D16(c, 16)
-#define CORTEX_OPERANDS_64(c) CORTEX_OPERANDS_32(c), CORTEX_D16(c, 32), CORTEX_D16(c, 48)
+#define CORTEX_D32(c, i) CORTEX_D16(c, i), CORTEX_D16(c, i + 16)
+#define CORTEX_OPERANDS_32(c) CORTEX_D32(c, 0)
+#define CORTEX_OPERANDS_64(c) CORTEX_OPERANDS_32(c), CORTEX_D32(c, 32)
+#define CORTEX_OPERANDS_96(c) CORTEX_OPERANDS_64(c), CORTEX_D32(c, 64)
+#define CORTEX_OPERANDS_128(c) CORTEX_OPERANDS_96(c), CORTEX_D32(c, 96)
 
 #define CORTEX_WGMMA(shape, types, count, da, db, add, tail, c)                                    \
   asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " add ", 0;\nwgmma.mma_async.sync.aligned." shape \
@@ -224,19 +235,31 @@ __device__ __forceinline__ std::uint64_t descriptor(std::uint32_t address) {
 template <GemmType Type, int N, class T>
 __device__ __forceinline__ void wgmma(T (&d)[N / 2], std::uint64_t a, std::uint64_t b,
                                       int accumulate) {
-  static_assert(N == 64 || N == 128);
+  static_assert(N == 64 || N == 128 || N == 192 || N == 256);
   if constexpr (N == 64 && Type == GemmType::kBf16) {
     CORTEX_WGMMA("m64n64k16", "f32.bf16.bf16", 32, "%32", "%33", "%34", ", 1, 1, 0, 0", "+f");
   } else if constexpr (N == 64 && Type == GemmType::kE4m3) {
     CORTEX_WGMMA("m64n64k32", "f32.e4m3.e4m3", 32, "%32", "%33", "%34", ", 1, 1", "+f");
   } else if constexpr (N == 64) {
     CORTEX_WGMMA("m64n64k32", "s32.s8.s8", 32, "%32", "%33", "%34", "", "+r");
-  } else if constexpr (Type == GemmType::kBf16) {
+  } else if constexpr (N == 128 && Type == GemmType::kBf16) {
     CORTEX_WGMMA("m64n128k16", "f32.bf16.bf16", 64, "%64", "%65", "%66", ", 1, 1, 0, 0", "+f");
-  } else if constexpr (Type == GemmType::kE4m3) {
+  } else if constexpr (N == 128 && Type == GemmType::kE4m3) {
     CORTEX_WGMMA("m64n128k32", "f32.e4m3.e4m3", 64, "%64", "%65", "%66", ", 1, 1", "+f");
-  } else {
+  } else if constexpr (N == 128) {
     CORTEX_WGMMA("m64n128k32", "s32.s8.s8", 64, "%64", "%65", "%66", "", "+r");
+  } else if constexpr (N == 192 && Type == GemmType::kBf16) {
+    CORTEX_WGMMA("m64n192k16", "f32.bf16.bf16", 96, "%96", "%97", "%98", ", 1, 1, 0, 0", "+f");
+  } else if constexpr (N == 192 && Type == GemmType::kE4m3) {
+    CORTEX_WGMMA("m64n192k32", "f32.e4m3.e4m3", 96, "%96", "%97", "%98", ", 1, 1", "+f");
+  } else if constexpr (N == 192) {
+    CORTEX_WGMMA("m64n192k32", "s32.s8.s8", 96, "%96", "%97", "%98", "", "+r");
+  } else if constexpr (Type == GemmType::kBf16) {
+    CORTEX_WGMMA("m64n256k16", "f32.bf16.bf16", 128, "%128", "%129", "%130", ", 1, 1, 0, 0", "+f");
+  } else if constexpr (Type == GemmType::kE4m3) {
+    CORTEX_WGMMA("m64n256k32", "f32.e4m3.e4m3", 128, "%128", "%129", "%130", ", 1, 1", "+f");
+  } else {
+    CORTEX_WGMMA("m64n256k32", "s32.s8.s8", 128, "%128", "%129", "%130", "", "+r");
   }
 }
 
@@ -272,6 +295,16 @@ __device__ __forceinline__ std::uint32_t pack_e4m3(float low, float high) {
   std::uint16_t both = 0;
 #if CORTEX_SM90A
   asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(both) : "f"(high), "f"(low));
+#endif
+  return both;
+}
+
+__device__ __forceinline__ std::uint32_t pack_e4m3(__half2 pair) {
+  std::uint16_t both = 0;
+#if CORTEX_SM90A
+  asm("cvt.rn.satfinite.e4m3x2.f16x2 %0, %1;"
+      : "=h"(both)
+      : "r"(*reinterpret_cast<const std::uint32_t*>(&pair)));
 #endif
   return both;
 }

@@ -45,7 +45,10 @@ constexpr Named<GemmSm90Config> kTilings[] = {
     {kPair64x128, "pair_64x128", "kPair64x128"},
     {kPair64x128Twin, "pair_64x128_twin", "kPair64x128Twin"},
     {kSmall64x64, "small_64x64", "kSmall64x64"},
-    {kSmall128x128, "small_128x128", "kSmall128x128"}};
+    {kSmall128x128, "small_128x128", "kSmall128x128"},
+    {kWide128x256, "wide_128x256", "kWide128x256"},
+    {kWide128x192, "wide_128x192", "kWide128x192"},
+    {kResident128x128, "resident_128x128", "kResident128x128"}};
 constexpr int kSplits[] = {1, 2, 4, 8};
 constexpr int kSliceBytes = 128;  // of a row that is multiplied at a time
 constexpr std::int64_t kMostEntries = 100'000;
@@ -147,6 +150,9 @@ bool runs(const GemmTableEntry& e) {
   const bool small = e.config == kSmall64x64 || e.config == kSmall128x128;
   const int bytes = e.type == GemmType::kBf16 ? 2 : 1;
   const int slices = (e.k * bytes + kSliceBytes - 1) / kSliceBytes;
+  const bool adds = e.epilogue == GemmEpilogue::kAdd || e.epilogue == GemmEpilogue::kAddNarrow;
+  if (is_wide(e.config) && e.epilogue == GemmEpilogue::kAdd) return false;
+  if (e.config == kResident128x128 && (adds || slices > kMostResidentSlices)) return false;
   return std::find(std::begin(kSplits), std::end(kSplits), e.split) != std::end(kSplits) &&
          (e.split == 1 || (small && e.split <= slices));
 }

@@ -33,8 +33,14 @@ enum GemmSm90Config {
   kSmall64x64 = 4,  ///< one tile a block; K split over the blocks of a cluster
   kSmall128x128 = 5,
   kPair64x128Chain = 6,
-  kGemmSm90Configs = 7,
+  kWide128x256 = 7,  ///< persistent, two warpgroups share a tile
+  kWide128x192 = 8,
+  kResident128x128 = 9,  ///< as kPair128x128, with a column's W in shared memory throughout
+  kGemmSm90Configs = 10,
 };
+constexpr bool is_wide(int config) { return config == kWide128x256 || config == kWide128x192; }
+/// Slices of K, 128 bytes of a row each, that kResident128x128 has room for.
+constexpr int kMostResidentSlices = 8;
 
 struct GemmTableEntry {
   GemmType type = GemmType::kBf16;
