@@ -304,11 +304,13 @@ struct StreamBlocksArgs {
 };
 
 struct WindowBlocksArgs {
+  MatrixView latents;                       ///< [queries, dim] float32
+  const LinearWeight* cross_out = nullptr;  ///< [dim, dim]
   std::span<const TransformerBlock> blocks;
   /// Of every block: among the latents of a window, without a mask. q, k and v are columns of
-  /// `qkv`.
+  /// `qkv`. `out` holds the cross-attention at first.
   RaggedAttentionArgs attention;
-  MatrixView z;  ///< [items * queries, dim], the residual stream
+  MatrixView z;  ///< [items * queries, dim], the result: the residual stream
 
   /// Room for what lies between, as is `attention.out`; holds nothing afterwards.
   MatrixView qkv;     ///< [items * queries, 3 dim]
@@ -479,9 +481,12 @@ class Ops {
       ++attention.layer;
     }
   }
-  /// All between a window's cross-attention and its head.
+  /// All between a window's cross-attention and its head: z = latents + cross_out(attention.out),
+  /// then every block.
   virtual void window_blocks(const WindowBlocksArgs& args) {
     const MatrixView& z = args.z;
+    repeat_rows(args.latents, z);
+    norm_linear({}, args.attention.out, *args.cross_out, nullptr, Epilogue::add, z);
     for (const TransformerBlock& block : args.blocks) {
       section(block.name);
       norm_linear(block.norm_attn, z, *block.qkv, nullptr, Epilogue::store, args.qkv);

@@ -346,13 +346,13 @@ void WindowModel::encode_events() {
   }
   ops_.section("cross-attention");
   ops_.ragged_attention(cross);
-  ops_.repeat_rows(matrix(latents_.f32(), config_.latents, dim), residual_rows());
-  ops_.norm_linear({}, cross.out, *cross_out_, nullptr, Epilogue::add, residual_rows());
 }
 
 void WindowModel::run_blocks() {
   const int dim = config_.dim;
   WindowBlocksArgs args;
+  args.latents = matrix(latents_.f32(), config_.latents, dim);
+  args.cross_out = cross_out_.get();
   args.blocks = block_args_;
   args.z = residual_rows();
   args.qkv = activation_rows(qkv_, 3 * dim);

@@ -36,11 +36,17 @@ bool WindowBlocks::run(const WindowBlocksArgs& args, cudaStream_t stream) {
       attention.head_dim != kHeadDim || attention.heads > kMostHeads ||
       dim != attention.heads * kHeadDim || hidden != 4 * dim ||
       rows != attention.items * attention.queries || attention.key_bins != nullptr ||
-      !fits(args.z, rows, dim) || keys_.bytes() < WindowBlocksPlan::key_bytes(rows, kMostHeads))
+      !fits(args.z, rows, dim) || !fits(attention.out, rows, dim) ||
+      args.latents.dtype != DType::f32 || args.latents.stride != dim ||
+      keys_.bytes() < WindowBlocksPlan::key_bytes(rows, kMostHeads))
     return false;
 
   WindowBlocksPlan plan;
   plan.eps = args.blocks[0].norm_attn.eps;
+  plan.latents = args.latents.data;
+  plan.seen = attention.out.data;
+  plan.cross_out = dense_bf16(*args.cross_out, dim, dim, false);
+  if (plan.cross_out == nullptr) return false;
   const void** weight = plan.weights;
   for (const TransformerBlock& b : args.blocks) {
     for (const NormArgs& norm : {b.norm_attn, b.norm_mlp})
@@ -54,7 +60,7 @@ bool WindowBlocks::run(const WindowBlocksArgs& args, cudaStream_t stream) {
   plan.blocks = blocks;
   plan.heads = attention.heads;
   plan.items = attention.items;
-  plan.latents = static_cast<int>(attention.queries);
+  plan.item_rows = static_cast<int>(attention.queries);
   plan.z = args.z.data;
   plan.keys = keys_.as<void>();
   plan.signals = signals_.as<std::uint64_t>();

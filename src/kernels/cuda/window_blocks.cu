@@ -21,14 +21,22 @@ __global__ void __launch_bounds__(kThreads, 1) stay(const __grid_constant__ Job 
       barrier_init(base + L::kFull + 8 * i, 1);
       barrier_init(base + L::kEmpty + 8 * i, kWorkers / kWarp);
     }
-    for (int i = 0; i < 2 * kRanks + 1; ++i) barrier_init(base + L::kZHere + 8 * i, 1);
+    // What comes from another block: its bytes, expected by one arrival. From this one: a half and
+    // its sums of squares by each group.
+    const int rank = static_cast<int>(blockIdx.x) % kRanks;
+    for (int i = 0; i < kRanks; ++i) {
+      barrier_init(base + L::kZHere + 8 * i, i == rank ? kGroups * (1 + kRows / kGroups) : 1);
+      barrier_init(base + L::kSeenHere + 8 * i, i == rank ? kGroups : 1);
+    }
+    barrier_init(base + L::kPartsHere, 2);
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     proxy_fence();
     for (int i = 0; i < kRanks; ++i) {
+      if (i == rank) continue;
       barrier_expect(base + L::kZHere + 8 * i, kZBytes);
       barrier_expect(base + L::kSeenHere + 8 * i, kSeenBytes);
     }
-    barrier_expect(base + L::kPartsHere, kRanks * L::kPart);
+    barrier_expect(base + L::kPartsHere, L::kPartsBytes);
   }
   __syncwarp();
   cluster_sync();
@@ -39,7 +47,6 @@ __global__ void __launch_bounds__(kThreads, 1) stay(const __grid_constant__ Job 
     wait_for_previous();
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
-    wait_for_previous();
     Worker<kRanks>(job, shared, base).run();
   }
 #else
@@ -51,7 +58,7 @@ template <int kRanks>
 bool launch_stay(const WindowBlocksPlan& p, cudaStream_t stream) {
   auto* const kernel = stay<kRanks>;
   constexpr std::size_t kBytes = Layout<kRanks>::kBytes;
-  const std::int64_t rows = std::int64_t{p.items} * p.latents;
+  const std::int64_t rows = std::int64_t{p.items} * p.item_rows;
   const auto clusters = static_cast<int>(rows / kRows);
   allow_shared(kernel, kBytes);
   cudaLaunchAttribute attributes[3] = {};
@@ -81,6 +88,9 @@ bool launch_stay(const WindowBlocksPlan& p, cudaStream_t stream) {
     const std::int64_t inputs = linear == 3 ? kHidden : kDim;
     job.weights[i] = bf16_tensor_map(p.weights[i], outputs[linear], inputs, inputs);
   }
+  job.latents = static_cast<const float*>(p.latents);
+  job.seen = static_cast<const Bf16*>(p.seen);
+  job.cross_out = bf16_tensor_map(p.cross_out, kDim, kDim, kDim);
   job.blocks = p.blocks;
   job.eps = p.eps;
   job.z = static_cast<Bf16*>(p.z);
@@ -104,7 +114,7 @@ std::size_t WindowBlocksPlan::signal_bytes(std::int64_t rows, std::int64_t heads
 }
 
 bool window_blocks(const WindowBlocksPlan& p, cudaStream_t stream) {
-  if (p.latents != p.heads * kRows) return false;
+  if (p.item_rows != p.heads * kRows) return false;
   switch (p.heads) {
     case 4:
       return launch_stay<4>(p, stream);

@@ -10,11 +10,14 @@ struct WindowBlocksPlan {
   static constexpr int kMostBlocks = 16;
   static constexpr int kLinears = 4;
 
+  const void* latents = nullptr;                     ///< [item_rows, dim] float32
+  const void* seen = nullptr;                        ///< [items * item_rows, dim] bf16
+  const void* cross_out = nullptr;                   ///< [dim, dim]
   const void* weights[kMostBlocks * kLinears] = {};  ///< qkv, out, up, down a block
   int blocks = 0;
   int heads = 0;  ///< of 64; dim is 64 heads, hidden 256 heads
   int items = 0;
-  int latents = 0;  ///< rows of an item
+  int item_rows = 0;
   float eps = 0;
   void* z = nullptr;                 ///< [items * latents, dim] bf16
   void* keys = nullptr;              ///< key_bytes(), room

@@ -15,6 +15,9 @@ constexpr int kKeyVectors = 2 * kChunk / 16;  // K and V of a cluster's rows and
 constexpr float kLog2E = 1.4426950408889634f;
 
 struct Job {
+  const float* latents;
+  const Bf16* seen;
+  CUtensorMap cross_out;
   CUtensorMap weights[WindowBlocksPlan::kMostBlocks * WindowBlocksPlan::kLinears];
   int blocks;
   float eps;
@@ -31,8 +34,7 @@ struct Layout {
   static constexpr int kZ = 0;                             // slices of the residual stream
   static constexpr int kSeen = kZ + kRanks * kChunk;       // slices of the attention's result
   static constexpr int kHidden = kSeen + kRanks * kChunk;  // slices
-  static constexpr int kStaged = kHidden + kHiddenTiles * kChunk;
-  static constexpr int kRing = kStaged + kChunk;
+  static constexpr int kRing = kHidden + kHiddenTiles * kChunk;
   static constexpr int kSquares = kRing + kStages * kStage;  // [kRanks, kRows], of a row's slices
   static constexpr int kFactors = kSquares + kRanks * kRows * 4;       // [kGroups, kRows]
   static constexpr int kWarpSquares = kFactors + kGroups * kRows * 4;  // [kGroups, 4, 16]
@@ -47,16 +49,16 @@ struct Layout {
   // While the room is not needed for what it is named after:
   static constexpr int kParts = kSeen;  // partial sums of down in bf16, by the block they come from
   static constexpr int kPart = kChunk;
+  static constexpr int kPartsBytes = (kRanks - 1) * kPart;  // that the others bring
   static constexpr int kQueries = kHidden;
   static constexpr int kTops = kHidden + 2 * kChunk;  // [kRanks, kRows], then totals
-  static constexpr int kSeenStaged = kHidden + 3 * kChunk;
-  static constexpr int kOut = kHidden;  // a group's part of what the other finishes
-  static constexpr int kSums = kZ;      // of values, in bf16, a warp's of 4 KB
+  static constexpr int kOut = kHidden;                // a group's part of what the other finishes
+  static constexpr int kSums = kZ;                    // of values, in bf16, a warp's of 4 KB
 };
 
 #if CORTEX_SM90A
 
-/// What a slice brings to a block: of z, with its rows' sums of squares.
+/// What a slice of another block brings: of z, with its rows' sums of squares.
 constexpr int kSeenBytes = kChunk;
 constexpr int kZBytes = kChunk + kRows * 4;
 
@@ -82,15 +84,18 @@ __device__ void fetch(const Job& job, std::uint32_t base, int rank) {
   constexpr int kDim = kRanks * kWidth;
   const auto slice = [&](int i) { return (rank + i) % kRanks * kWidth; };
   const int own = rank * kWidth, hidden = rank * kHiddenTiles * kWidth;
+  const auto put_out = [&](const CUtensorMap& map) {
+#pragma unroll 1
+    for (int i = 0; i < kRanks; i += 2) put(map, slice(i), own, slice(i + 1), own);
+  };
+  put_out(job.cross_out);
 #pragma unroll 1
   for (int block = 0; block < job.blocks; ++block) {
     const CUtensorMap* const maps = job.weights + block * WindowBlocksPlan::kLinears;
 #pragma unroll 1
     for (int i = 0; i < kRanks; ++i) put(maps[0], slice(i), 2 * kDim + own, slice(i), kDim + own);
-#pragma unroll 1
-    for (int i = 0; i < kRanks; i += 2) put(maps[0], slice(i), own, slice(i + 1), own);
-#pragma unroll 1
-    for (int i = 0; i < kRanks / 2; ++i) put(maps[1], slice(2 * i), own, slice(2 * i + 1), own);
+    put_out(maps[0]);
+    put_out(maps[1]);
 #pragma unroll 1
     for (int tile = 0; tile < kHiddenTiles; tile += kGroups)
 #pragma unroll 1

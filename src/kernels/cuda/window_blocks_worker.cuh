@@ -58,15 +58,23 @@ struct Worker {
     return reinterpret_cast<std::uint32_t*>(job.z + row * (kRanks * kWidth) + rank * kWidth +
                                             16 * warp + 8 * half + 2 * t);
   }
-  __device__ void load_z() {
+  __device__ void load_latents() {
+    const int row = (cluster % kRanks * kRows + 16 * group) + 2 * t;
+    const float* const from = job.latents + row * (kRanks * kWidth) + rank * kWidth + 16 * warp + g;
 #pragma unroll
     for (int i = 0; i < 2; ++i)
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const float2 two = unpack_bf16(transpose(__ldcg(place(i, half))));
-        z[i][2 * half] = two.x;
-        z[i][2 * half + 1] = two.y;
-      }
+      for (int e = 0; e < 4; ++e)
+        z[i][e] = __ldg(from + (8 * i + e % 2) * (kRanks * kWidth) + e / 2 * 8);
+  }
+  /// The block's slice of the cross-attention's result to all blocks of the cluster.
+  __device__ void send_cross() const {
+    const int row = thread / 8, chunk = thread % 8;
+    const std::int64_t from = std::int64_t{cluster} * kRows + 16 * group + row;
+    *at<uint4>(own_half(L::kSeen) + row * kSliceBytes + (chunk ^ (row & 7)) * 16) =
+        __ldcg(reinterpret_cast<const uint4*>(job.seen + from * (kRanks * kWidth) + rank * kWidth) +
+               chunk);
+    send(L::kSeen, L::kSeenHere);
   }
   __device__ void store_z() const {
 #pragma unroll
@@ -80,18 +88,23 @@ struct Worker {
   __device__ void put(int to, int row, int half, std::uint32_t two) const {
     *at<std::uint32_t>(to + row * kSliceBytes + ((2 * warp + half) ^ (row & 7)) * 16 + 4 * t) = two;
   }
-  /// The group's half of the block's slice, which lies at `from`, to all blocks of the cluster.
-  /// They begin with the slices that come first: their own, the next one's.
-  __device__ void send(int from, int slices, int here) const {
+  /// Where the group's half of the block's own slice lies.
+  __device__ int own_half(int slices) const { return slices + rank * kChunk + group * kHalf; }
+  /// It is complete: to the same place in the other blocks of the cluster. They begin with the
+  /// slices that come first: their own, the next one's.
+  __device__ void send(int slices, int here) const {
+    proxy_fence();
+    meet_group();
     constexpr int kEach = kRanks / 4;  // of a warp: one stands still while it sends
-    if (lane >= kEach) return;
-    const int to = slice(kRanks - 4 * lane - warp);
-    copy_to(address_at(base + slices + rank * kChunk + group * kHalf, to), base + from, kHalf,
-            address_at(base + here + 8 * rank, to));
+    const int ahead = 4 * lane + warp;
+    const std::uint32_t from = base + own_half(slices), barrier = base + here + 8 * rank;
+    if (ahead == 0) barrier_arrive(barrier);
+    if (ahead == 0 || lane >= kEach) return;
+    const int to = slice(kRanks - ahead);
+    copy_to(address_at(from, to), from, kHalf, address_at(barrier, to));
   }
   __device__ void send_z() {
     constexpr int kOwn = kRows / kGroups;
-    const int staged = L::kStaged + group * kHalf;
     float* const squares = at<float>(L::kWarpSquares) + group * 4 * kOwn;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
@@ -106,25 +119,26 @@ struct Worker {
         *reinterpret_cast<float2*>(squares + warp * kOwn + 8 * i + 2 * t) = {square[0], square[1]};
 #pragma unroll
       for (int half = 0; half < 2; ++half)
-        put(staged, 8 * i + g, half, transpose(pack(z[i][2 * half], z[i][2 * half + 1])));
+        put(own_half(L::kZ), 8 * i + g, half, transpose(pack(z[i][2 * half], z[i][2 * half + 1])));
     }
-    proxy_fence();
-    meet_group();
-    send(staged, L::kZ, L::kZHere);
+    send(L::kZ, L::kZHere);
     if (warp != 3 || lane >= kOwn) return;
     float sum = 0;
 #pragma unroll
     for (int w = 0; w < 4; ++w) sum += squares[w * kOwn + lane];
-    const std::uint32_t to = base + L::kSquares + (rank * kRows + group * kOwn + lane) * 4;
+    const int to = L::kSquares + (rank * kRows + group * kOwn + lane) * 4;
+    const std::uint32_t barrier = base + L::kZHere + 8 * rank;
+    *at<float>(to) = sum;
+    barrier_arrive(barrier);
 #pragma unroll
-    for (int i = 0; i < kRanks; ++i)
-      store_at(address_at(to, slice(i)), sum, address_at(base + L::kZHere + 8 * rank, slice(i)));
+    for (int i = 1; i < kRanks; ++i)
+      store_at(address_at(base + to, slice(i)), sum, address_at(barrier, slice(i)));
   }
 
   __device__ void wait_slice(int here, int number, std::uint32_t parity, int next_bytes,
                              bool arms) const {
     cluster_wait(base + here + 8 * number, parity);
-    if (arms && thread == 0) barrier_expect(base + here + 8 * number, next_bytes);
+    if (arms && thread == 0 && number != rank) barrier_expect(base + here + 8 * number, next_bytes);
   }
 
   /// 1 / rms of all rows, whose slices are here; for the group.
@@ -341,27 +355,24 @@ struct Worker {
           sum[i][2 * half + 1] = fmaf(factor[half], two.y, sum[i][2 * half + 1]);
         }
     }
-    const int staged = L::kSeenStaged + group * kHalf;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const float inverse = __fdividef(1.0f, total[half]);
 #pragma unroll
       for (int i = 0; i < 2; ++i)
-        put(staged, 8 * half + g, i,
+        put(own_half(L::kSeen), 8 * half + g, i,
             pack(sum[i][2 * half] * inverse, sum[i][2 * half + 1] * inverse));
     }
-    proxy_fence();
-    meet_group();
-    send(staged, L::kSeen, L::kSeenHere);
+    send(L::kSeen, L::kSeenHere);
   }
 
   /// z += out(what was seen): each group has half of the inputs and finishes half of the rows.
-  __device__ void add_seen(int block) {
+  __device__ void add_seen(int parity) {
     Sums d;
 #pragma unroll
     for (int i = 0; i < kRanks / 2; ++i) {
       const int from = slice(2 * i + group);
-      wait_slice(L::kSeenHere, from, block % 2, kSeenBytes, true);
+      wait_slice(L::kSeenHere, from, parity, kSeenBytes, true);
       weights.multiply(d, base + L::kSeen + from * kChunk, i == 0);
       weights.hold();
     }
@@ -392,10 +403,11 @@ struct Worker {
         transpose(pack(gelu(d[4 * i + 2 * half] * factor[i].x),
                        gelu(d[4 * i + 2 * half + 1] * factor[i].y))));
   }
-  /// A tile of partial sums of down to the block that adds them, by way of the slice whose place it
-  /// fills when it has them all.
-  __device__ void send_part(const Sums& d, int to) const {
-    const int staged = L::kZ + to * kChunk;
+  /// A tile of partial sums of down to the block that is `ahead` and adds them. It goes by way of
+  /// the slice whose place that block fills when it has them all.
+  __device__ void send_part(const Sums& d, int ahead) const {
+    const int to = slice(ahead), there = L::kParts + rank * L::kPart;
+    const int staged = ahead == 0 ? there : L::kZ + to * kChunk;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       std::uint32_t word[4];
@@ -405,9 +417,12 @@ struct Worker {
     }
     proxy_fence();
     meet_group();
-    if (thread == 0)
-      copy_to(address_at(base + L::kParts + rank * L::kPart, to), base + staged, L::kPart,
-              address_at(base + L::kPartsHere, to));
+    if (thread != 0) return;
+    const std::uint32_t barrier = base + L::kPartsHere;
+    if (ahead == 0)
+      barrier_arrive(barrier);
+    else
+      copy_to(address_at(base + there, to), base + staged, L::kPart, address_at(barrier, to));
   }
 
   /// z += down(gelu(up(normed z))). While the tensor cores are at two of the four tiles of hidden
@@ -459,14 +474,14 @@ struct Worker {
       weights.hold();
       if (i == 0) continue;
       settle(d[i - 1]);
-      send_part(d[i - 1], slice(2 * (i - 1) + group));
+      send_part(d[i - 1], 2 * (i - 1) + group);
     }
     weights.finish();
     settle(d[kPairs - 1]);
-    send_part(d[kPairs - 1], slice(2 * (kPairs - 1) + group));
+    send_part(d[kPairs - 1], 2 * (kPairs - 1) + group);
 
     cluster_wait(base + L::kPartsHere, block % 2);
-    if (threadIdx.x == 0) barrier_expect(base + L::kPartsHere, kRanks * L::kPart);
+    if (threadIdx.x == 0) barrier_expect(base + L::kPartsHere, L::kPartsBytes);
     float sum[2][4] = {};
 #pragma unroll
     for (int from = 0; from < kRanks; ++from) {
@@ -486,8 +501,11 @@ struct Worker {
   }
 
   __device__ void run() {
+    load_latents();
+    wait_for_previous();
     signals_before = __ldcg(job.ended);
-    load_z();
+    send_cross();
+    add_seen(0);
     send_z();
     meet();
     if (threadIdx.x == 0) count_release(job.begun);
@@ -497,7 +515,7 @@ struct Worker {
       attend(block);
       meet();
       send_seen();
-      add_seen(block);
+      add_seen((block + 1) % 2);
       send_z();
       add_hidden(block);
       if (block + 1 < job.blocks) send_z();
