@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(kThreads, 1) stay(const __grid_constant__ Job 
       barrier_init(base + L::kZHere + 8 * i, i == rank ? kGroups * (1 + kRows / kGroups) : 1);
       barrier_init(base + L::kSeenHere + 8 * i, i == rank ? kGroups : 1);
     }
-    barrier_init(base + L::kPartsHere, 2);
+    barrier_init(base + L::kPartsHere, 1);
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     proxy_fence();
     for (int i = 0; i < kRanks; ++i) {

@@ -18,8 +18,8 @@ constexpr int kHalf = kChunk / kGroups;      // of a slice: the rows that a warp
 constexpr int kTile = kWidth * kSliceBytes;  // of weights, 64 inputs
 constexpr int kStage = kGroups * kTile;      // a tile a warpgroup
 constexpr int kStages = 8;
-// A wait of about a second: the others are gone.
-constexpr int kMostPolls = 1 << 21;
+// A wait of about ten seconds: the others are gone.
+constexpr int kMostPolls = 1 << 24;
 
 #if CORTEX_SM90A
 

@@ -49,8 +49,10 @@ struct Worker {
   __device__ T* at(int offset) const {
     return reinterpret_cast<T*>(shared + offset);
   }
-  __device__ static void meet() { named_barrier<kWorkers>(1); }
-  __device__ void meet_group() const { named_barrier<kGroupThreads>(2 + group); }
+  /// All workers, at different places by different barriers: racecheck mixes up the uses of one.
+  enum Place { kBegun = 1, kQueries, kSums, kOut, kHidden, kAllHidden, kOwnPart, kOfGroups };
+  __device__ static void meet(Place place) { named_barrier<kWorkers>(place); }
+  __device__ void meet_group() const { named_barrier<kGroupThreads>(kOfGroups + group); }
 
   /// Of z in memory: two columns of row 8 i + g of the group's.
   __device__ std::uint32_t* place(int i, int half) const {
@@ -252,22 +254,24 @@ struct Worker {
   /// The cluster's queries over the rows of a cluster of the item's: a warp's part of the sums.
   __device__ void attend(int block) const {
     const int number = threadIdx.x / kWarp;
-    if (number >= kRanks) return meet();
-    const int of = cluster / kRanks * kRanks + number;
-    if (lane < kSignals) wait_signal(signals_of(of) + lane, signals_before + block + 1);
-    __syncwarp();
-    const uint4* const keys = keys_of(block, of) + lane;
     uint4 k[4][2], v[4][2];
+    if (number < kRanks) {
+      const int of = cluster / kRanks * kRanks + number;
+      if (lane < kSignals) wait_signal(signals_of(of) + lane, signals_before + block + 1);
+      __syncwarp();
+      const uint4* const keys = keys_of(block, of) + lane;
 #pragma unroll
-    for (int part = 0; part < 4; ++part)
+      for (int part = 0; part < 4; ++part)
 #pragma unroll
-      for (int i = 0; i < 2; ++i) k[part][i] = __ldcg(keys + i * kGroupThreads + part * kWarp);
+        for (int i = 0; i < 2; ++i) k[part][i] = __ldcg(keys + i * kGroupThreads + part * kWarp);
 #pragma unroll
-    for (int part = 0; part < 4; ++part)
+      for (int part = 0; part < 4; ++part)
 #pragma unroll
-      for (int i = 0; i < 2; ++i)
-        v[part][i] = __ldcg(keys + (2 + i) * kGroupThreads + part * kWarp);
-    meet();  // the queries are here
+        for (int i = 0; i < 2; ++i)
+          v[part][i] = __ldcg(keys + (2 + i) * kGroupThreads + part * kWarp);
+    }
+    meet(kQueries);
+    if (number >= kRanks) return;
 
     float s[2][4][4] = {};
 #pragma unroll
@@ -386,7 +390,7 @@ struct Worker {
       for (int e = 0; e < 4; ++e) other[e] = group == 0 ? d[8 + 4 * i + e] : d[4 * i + e];
       parts[(2 * group + i) * kGroupThreads] = {other[0], other[1], other[2], other[3]};
     }
-    meet();
+    meet(kOut);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const float4 other = parts[(2 * (1 - group) + i) * kGroupThreads];
@@ -415,14 +419,12 @@ struct Worker {
       for (int w = 0; w < 4; ++w) word[w] = pack(d[8 * i + 2 * w], d[8 * i + 2 * w + 1]);
       at<uint4>(staged)[i * kGroupThreads + thread] = {word[0], word[1], word[2], word[3]};
     }
+    if (ahead == 0) return;
     proxy_fence();
     meet_group();
-    if (thread != 0) return;
-    const std::uint32_t barrier = base + L::kPartsHere;
-    if (ahead == 0)
-      barrier_arrive(barrier);
-    else
-      copy_to(address_at(base + there, to), base + staged, L::kPart, address_at(barrier, to));
+    if (thread == 0)
+      copy_to(address_at(base + there, to), base + staged, L::kPart,
+              address_at(base + L::kPartsHere, to));
   }
 
   /// z += down(gelu(up(normed z))). While the tensor cores are at two of the four tiles of hidden
@@ -454,7 +456,7 @@ struct Worker {
       for (int n = 0; n < kWords; ++n) put_gelu(up[0], factor, 0, i * kWords + n);
     }
     proxy_fence();
-    meet();
+    meet(kHidden);
 #pragma unroll
     for (int i = 0; i < kPairs; ++i) {
 #pragma unroll
@@ -465,7 +467,7 @@ struct Worker {
       for (int n = 0; n < kWords; ++n) put_gelu(up[1], factor, 2, i * kWords + n);
     }
     proxy_fence();
-    meet();
+    meet(kAllHidden);
 #pragma unroll
     for (int i = 0; i < kPairs; ++i) {
 #pragma unroll
@@ -480,6 +482,7 @@ struct Worker {
     settle(d[kPairs - 1]);
     send_part(d[kPairs - 1], 2 * (kPairs - 1) + group);
 
+    meet(kOwnPart);
     cluster_wait(base + L::kPartsHere, block % 2);
     if (threadIdx.x == 0) barrier_expect(base + L::kPartsHere, L::kPartsBytes);
     float sum[2][4] = {};
@@ -507,13 +510,13 @@ struct Worker {
     send_cross();
     add_seen(0);
     send_z();
-    meet();
+    meet(kBegun);
     if (threadIdx.x == 0) count_release(job.begun);
 #pragma unroll 1
     for (int block = 0; block < job.blocks; ++block) {
       project(block);
       attend(block);
-      meet();
+      meet(kSums);
       send_seen();
       add_seen((block + 1) % 2);
       send_z();
