@@ -304,7 +304,7 @@ struct StreamBlocksArgs {
 };
 
 struct WindowBlocksArgs {
-  MatrixView latents;                       ///< [queries, dim] float32
+  MatrixView latents;                       ///< [queries, dim], as z
   const LinearWeight* cross_out = nullptr;  ///< [dim, dim]
   std::span<const TransformerBlock> blocks;
   /// Of every block: among the latents of a window, without a mask. q, k and v are columns of
@@ -405,7 +405,7 @@ class Ops {
                            const float* bias, Epilogue epilogue, MatrixView out) = 0;
   /// out = norm(x), rows independent.
   virtual void normalize(const NormArgs& norm, MatrixView x, MatrixView out) = 0;
-  /// out[i] = x[i mod x.rows], x float32, out of the residual stream's dtype.
+  /// out[i] = x[i mod x.rows], both of the residual stream's dtype.
   virtual void repeat_rows(MatrixView x, MatrixView out) {
     for (std::int64_t i = 0; i < out.rows; ++i)
       std::memcpy(out.data + i * out.stride, x.data + i % x.rows * x.stride,
@@ -481,12 +481,17 @@ class Ops {
       ++attention.layer;
     }
   }
+  /// out[i] = onto[i mod onto.rows] + W x[i], `onto` and out of the residual stream's dtype.
+  virtual void linear_onto(MatrixView onto, MatrixView x, const LinearWeight& weight,
+                           MatrixView out) {
+    repeat_rows(onto, out);
+    norm_linear({}, x, weight, nullptr, Epilogue::add, out);
+  }
   /// All between a window's cross-attention and its head: z = latents + cross_out(attention.out),
   /// then every block.
   virtual void window_blocks(const WindowBlocksArgs& args) {
     const MatrixView& z = args.z;
-    repeat_rows(args.latents, z);
-    norm_linear({}, args.attention.out, *args.cross_out, nullptr, Epilogue::add, z);
+    linear_onto(args.latents, args.attention.out, *args.cross_out, z);
     for (const TransformerBlock& block : args.blocks) {
       section(block.name);
       norm_linear(block.norm_attn, z, *block.qkv, nullptr, Epilogue::store, args.qkv);

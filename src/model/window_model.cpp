@@ -33,7 +33,7 @@ WindowModel::WindowModel(const ModelFile& file, Ops& ops, int capacity, std::int
   neuron_table_ = upload(file.at("tokenizer.neuron_emb.weight").f32());
   time_table_ = upload(file.at("tokenizer.time_emb.weight").f32());
   value_table_ = upload(file.at("tokenizer.value_emb.weight").f32());
-  latents_ = upload(file.at("encoder.latents").f32());
+  residual_ = ops_.residual_dtype(file.precision(), dim);
 
   const std::string cross = "encoder.cross_attn.";
   project_token_tables(file);
@@ -74,15 +74,21 @@ WindowModel::WindowModel(const ModelFile& file, Ops& ops, int capacity, std::int
                      matrix(out.f32(), rows.size(0), dim));
     return out;
   };
+  const auto upload_as = [&](DType dtype, const Tensor& rows) {
+    if (dtype == DType::f32) return upload(rows.f32());
+    const Tensor narrow = to_bfloat16(rows);
+    Buffer to = ops_.allocate(narrow.bytes());
+    ops_.upload(to, narrow.data(), narrow.bytes());
+    return to;
+  };
+  const Tensor& latents = file.at("encoder.latents");
+  latents_ = upload_as(residual_, latents);
   const Norm norm_q = load_norm(file, cross + "norm_q");
-  cross_query_ =
-      project(file.at("encoder.latents"), file.linear(cross + "q_proj.weight"), args(norm_q));
+  cross_query_ = project(latents, file.linear(cross + "q_proj.weight"), args(norm_q));
   if (activation_ == DType::bf16) {
     Tensor wide({config_.latents, dim});
     ops_.download(wide.f32().data(), cross_query_.f32(), wide.bytes());
-    const Tensor narrow = to_bfloat16(wide);
-    cross_query_ = ops_.allocate(narrow.bytes());
-    ops_.upload(cross_query_, narrow.data(), narrow.bytes());
+    cross_query_ = upload_as(DType::bf16, wide);
   }
 
   if (file.tensors.count("masked_spike_head.proj.weight") &&
@@ -101,7 +107,6 @@ WindowModel::WindowModel(const ModelFile& file, Ops& ops, int capacity, std::int
     output_std_.assign(std.begin(), std.end());
   }
 
-  residual_ = ops_.residual_dtype(file.precision(), dim);
   const std::int64_t windows = ops_.rounded_items(capacity);
   const std::int64_t events = ops_.rounded_events(max_events);
   const std::int64_t rows = windows * config_.latents;
@@ -351,7 +356,7 @@ void WindowModel::encode_events() {
 void WindowModel::run_blocks() {
   const int dim = config_.dim;
   WindowBlocksArgs args;
-  args.latents = matrix(latents_.f32(), config_.latents, dim);
+  args.latents = matrix(latents_.f32(), config_.latents, dim, residual_);
   args.cross_out = cross_out_.get();
   args.blocks = block_args_;
   args.z = residual_rows();

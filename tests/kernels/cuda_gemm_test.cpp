@@ -73,7 +73,8 @@ class Tilings : public ::testing::Test {
     return type == GemmType::kBf16 ? put(wide) : put(bytes);
   }
 
-  void check_all(const GemmTableEntry& shape) {
+  /// `repeat`: what is added to are so many rows, again and again, and not the result's own.
+  void check_all(const GemmTableEntry& shape, int repeat = 0) {
     const int m = shape.m, n = shape.n, k = shape.k;
     const auto a = whole(std::int64_t{m} * k), w = whole(std::int64_t{n} * k),
                z = whole(std::int64_t{m} * n);
@@ -88,7 +89,8 @@ class Tilings : public ::testing::Test {
         int sum = 0;
         for (int c = 0; c < k; ++c) sum += row[c] * column[c];
         x[at] = kFactor * static_cast<float>(sum);
-        before[at] = static_cast<float>(z[at]);
+        const int onto = repeat > 0 ? i % repeat : i;
+        before[at] = static_cast<float>(z[static_cast<std::size_t>(onto) * n + j]);
         before_narrow[at] = to_bf16(before[at]);
         squares[at / 64] += before[at] * before[at];
       }
@@ -103,7 +105,9 @@ class Tilings : public ::testing::Test {
                    name_of(e.config) + " split " + std::to_string(e.split));
       // NaN, where a kernel leaves anything out.
       const Buffer out = put(std::vector<std::uint16_t>(z.size(), 0xffff));
-      const Buffer z_there = put(before), narrow = put(before_narrow);
+      const Buffer z_there = put(before), onto = put(before_narrow);
+      const Buffer narrow =
+          repeat > 0 ? put(std::vector<std::uint16_t>(z.size(), 0xffff)) : put(before_narrow);
       const Buffer square_out = put(std::vector<float>(squares.size(), NAN));
       const Buffer narrow8 = put(std::vector<std::uint8_t>(z.size(), 0xff));
       const Buffer row_scale = put(std::vector<float>(static_cast<std::size_t>(m), NAN));
@@ -121,6 +125,11 @@ class Tilings : public ::testing::Test {
       g.z = z_there.f32();
       g.narrow = narrow.as<__nv_bfloat16>();
       g.square_out = square_out.f32();
+      if (repeat > 0) {
+        g.onto = onto.as<__nv_bfloat16>();
+        g.ld_onto = n;
+        g.onto_rows = repeat;
+      }
       if (both || e.epilogue == GemmEpilogue::kGeluE4m3) g.narrow8 = narrow8.as<std::uint8_t>();
       if (both) {
         g.square = squares_there.f32();
@@ -179,6 +188,7 @@ TEST_F(Tilings, AllOfThemComputeTheSame) {
       check_all({type, epilogue, 200, 256, 1024});  // ends within a tile
       check_all({type, epilogue, 384, 768, 256});
       check_all({type, epilogue, 4300, 1024, 128});  // several tiles a block
+      if (epilogue == GemmEpilogue::kAddNarrow) check_all({type, epilogue, 1100, 768, 256}, 384);
     }
   }
 }

@@ -65,7 +65,7 @@ class CudaWindowBlocks : public testing::CudaKernels {
     args_.blocks = blocks_;
     args_.cross_out = linear(p.dim, p.dim);
     auto latents = normal(size(std::int64_t{p.latents} * p.dim), 2);
-    args_.latents = put_matrix(latents, p.latents, p.dim, DType::f32);
+    args_.latents = put_matrix(latents, p.latents, p.dim, DType::bf16);
   }
   void open(int windows) {
     const int dim = preset_.dim;

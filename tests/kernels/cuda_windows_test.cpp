@@ -160,6 +160,30 @@ TEST_F(CudaKernels, TheHeadOfLatentsEqualsTheReference) {
   }
 }
 
+TEST_F(CudaKernels, ALinearOntoRepeatedRowsIsTheSumOfBoth) {
+  const auto reference = make_reference_ops();
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const std::int64_t repeated : {128, 40}) {
+      const std::int64_t dim = 256, rows = 3 * repeated;
+      const auto n = [&](std::int64_t count) { return normal(static_cast<std::size_t>(count)); };
+      const Tensor wide = tensor_of(n(dim * dim), {dim, dim}), narrow = to_bfloat16(wide);
+      const Tensor weight = to_float(narrow);
+      const auto there =
+          ops_->pack_linear({.weight = dtype == DType::f32 ? weight : narrow, .any_order = true});
+      const auto here = reference->pack_linear({weight});
+      const DType residual = ops_->residual_dtype(dtype, dim);
+      auto x = n(rows * dim), onto = n(repeated * dim);
+      const MatrixView out = poisoned(rows, dim, residual);
+      ops_->linear_onto(put_matrix(onto, repeated, dim, residual), put_matrix(x, rows, dim, dtype),
+                        *there, out);
+      std::vector<float> expected(x.size());
+      reference->linear_onto(matrix(onto.data(), repeated, dim), matrix(x.data(), rows, dim), *here,
+                             matrix(expected.data(), rows, dim));
+      expect_close(get(out), expected, tolerance_of(dtype), std::to_string(repeated));
+    }
+  }
+}
+
 /// Sizes that each way to share queries and keys out among warpgroups gets.
 TEST_F(CudaKernels, NarrowAttentionOfHeadsOf64EqualsTheReference) {
   const auto reference = make_reference_ops();

@@ -275,6 +275,11 @@ class CudaOps final : public Ops {
     cuda::repeat_rows(x, out, stream_);
     forget(out.data);
   }
+  void linear_onto(MatrixView onto, MatrixView x, const LinearWeight& weight,
+                   MatrixView out) override {
+    const auto& w = static_cast<const DeviceLinear&>(weight);
+    if (!linears_->run_onto(onto, x, w, out, stream_)) Ops::linear_onto(onto, x, weight, out);
+  }
   void project_tokens(const TokenArgs& tokens, const TokenProjection& projection,
                       MatrixView out) override {
     cuda::project_tokens(tokens, projection, out, stream_);

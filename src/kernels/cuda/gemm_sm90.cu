@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <climits>
 
 #include "kernels/cuda/gemm_sm90_pair.cuh"
 #include "kernels/cuda/gemm_sm90_resident.cuh"
@@ -184,6 +185,9 @@ bool valid(const GemmSm90Args& args, GemmEpilogue epilogue) {
   if (epilogue == GemmEpilogue::kAddNarrow) {
     return good && aligned(args.narrow, 16) && args.ld_narrow % 8 == 0 &&
            args.ld_narrow >= args.n && args.square_out != nullptr &&
+           (args.onto == nullptr ||
+            (aligned(args.onto, 16) && args.ld_onto % 8 == 0 && args.ld_onto >= args.n &&
+             args.onto_rows > 0 && args.onto_rows % kOntoRows == 0)) &&
            (args.narrow8 == nullptr ||
             (args.square != nullptr && args.square_parts == args.n / 64 && args.n <= 1024 &&
              args.square != args.square_out && args.narrow8_row_scale != nullptr));
@@ -295,10 +299,18 @@ cudaError_t gemm_sm90(const GemmSm90Args& args, GemmEpilogue epilogue, cudaStrea
   to.z = args.z;
   to.ldz = args.ldz;
   to.square_out = args.square_out;
+  const bool repeats = args.onto != nullptr;
+  to.onto = repeats ? args.onto : to.out_pointer;
+  to.ld_onto = repeats ? args.ld_onto : to.ldo;
+  to.onto_rows = repeats ? args.onto_rows : INT_MAX;
+  const int out_rows = wide ? 64 : tile_rows;
   if (!encode(&to.a, args.a, bytes, args.m, args.k, args.lda, tile_rows) ||
       !encode(&to.w, args.w, bytes, args.n, args.k, args.k, columns / how.cluster_x) ||
       (epilogue != GemmEpilogue::kGeluE4m3 &&
-       !encode(&to.out, to.out_pointer, 2, args.m, args.n, to.ldo, wide ? 64 : tile_rows)) ||
+       !encode(&to.out, to.out_pointer, 2, args.m, args.n, to.ldo, out_rows)) ||
+      (epilogue == GemmEpilogue::kAddNarrow &&
+       !encode(&to.z_map, to.onto, 2, std::min(args.m, to.onto_rows), args.n, to.ld_onto,
+               out_rows)) ||
       (add && !encode(&to.z_map, args.z, 4, args.m, args.n, args.ldz, tile_rows))) {
     return cudaErrorInvalidValue;
   }

@@ -21,6 +21,9 @@
 /// Same arguments, same shape: same bits. There are no atomics; every element has one writer.
 namespace cortex::cuda {
 
+/// Rows that are added to are fetched so many at a time, or as many as divide it.
+inline constexpr int kOntoRows = 128;
+
 struct GemmSm90Args {
   GemmType type = GemmType::kBf16;  ///< of both A and W
   int m = 0;                        ///< rows of A, any number of them
@@ -46,6 +49,12 @@ struct GemmSm90Args {
   __nv_bfloat16* narrow = nullptr;  ///< kAdd, kAddNarrow: [m, n], 16-byte aligned
   std::int64_t ld_narrow = 0;       ///< elements between rows of `narrow`, a multiple of 8
   float* square_out = nullptr;      ///< kAdd, kAddNarrow: [m, n / 64], sums over 64 columns each
+
+  /// kAddNarrow, or null: instead of to what `narrow` holds, x is added to row i mod onto_rows of
+  /// this, [onto_rows, n], 16-byte aligned.
+  const __nv_bfloat16* onto = nullptr;
+  std::int64_t ld_onto = 0;  ///< a multiple of 8
+  int onto_rows = 0;         ///< a multiple of kOntoRows
 
   /// kGeluE4m3: the result. kAddNarrow, or null: narrow times a power of two of each row, which the
   /// sums of squares of the row as it was before choose: then `square` holds those and is no

@@ -26,7 +26,8 @@ constexpr int kSliceBytes = 128;      // of one row of A or W, in one stage
 constexpr int kSharedLimit = 232448;  // bytes a block may have
 
 struct KernelArgs {
-  CUtensorMap a, w, out, z_map;  // `out`: the bf16 result, of kAdd the narrow copy
+  // `out`: the bf16 result, of kAdd the narrow copy. `z_map`: what x is added to.
+  CUtensorMap a, w, out, z_map;
   int m, n, k_tiles, n_tiles, tiles, stages;
   int square_parts;
   float k_elements, eps, a_factor;
@@ -37,6 +38,9 @@ struct KernelArgs {
   std::int64_t ldo;
   float* z;
   std::int64_t ldz;
+  const __nv_bfloat16* onto;  // kAddNarrow: as z_map
+  std::int64_t ld_onto;
+  int onto_rows;  // after which it repeats
   float* square_out;
   std::uint8_t* narrow8;
   std::int64_t ld_narrow8;

@@ -312,7 +312,7 @@ __global__ __launch_bounds__(kPairThreads,
     prefetch_map(&args.w);
     prefetch_map(&args.a);
     if constexpr (Epilogue != GemmEpilogue::kGeluE4m3) prefetch_map(&args.out);
-    if constexpr (kRingZ<Epilogue, Blocks>) prefetch_map(&args.z_map);
+    if constexpr (kRingZ<Epilogue, Blocks> || kStagedZ<Epilogue>) prefetch_map(&args.z_map);
     for (int s = 0; s < kStages; ++s) {
       barrier_init(full + 8 * s, 1);
       barrier_init(empty + 8 * s, 4 * Twins);  // a warp of the consumer, here and at the twin
@@ -449,7 +449,8 @@ __global__ __launch_bounds__(kPairThreads,
           const int halves = column0 + 64 < args.n ? 2 : 1;
           barrier_expect(own_z, halves * Shape::kHalf);
           for (int half = 0; half < halves; ++half) {
-            load_tile(staging + half * Shape::kHalf, &args.out, own_z, column0 + half * 64, row0);
+            load_tile(staging + half * Shape::kHalf, &args.z_map, own_z, column0 + half * 64,
+                      row0 % args.onto_rows);
           }
         }
       }

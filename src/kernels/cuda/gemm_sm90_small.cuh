@@ -141,7 +141,8 @@ __global__ __launch_bounds__(SmallShape<Groups, Columns>::kThreads) void small_k
                   args.z + static_cast<std::int64_t>(row) * args.ldz + column);
             } else {
               const uint2 four = *reinterpret_cast<const uint2*>(
-                  args.out_pointer + static_cast<std::int64_t>(row) * args.ldo + column);
+                  args.onto + static_cast<std::int64_t>(row % args.onto_rows) * args.ld_onto +
+                  column);
               const float2 low = unpack_bf16(four.x), high = unpack_bf16(four.y);
               old[i][half][q] = make_float4(low.x, low.y, high.x, high.y);
             }

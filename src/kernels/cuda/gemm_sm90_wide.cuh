@@ -50,6 +50,7 @@ __global__ __launch_bounds__(kPairThreads,
     prefetch_map(&args.w);
     prefetch_map(&args.a);
     if constexpr (Epilogue != GemmEpilogue::kGeluE4m3) prefetch_map(&args.out);
+    if constexpr (kStagedZ<Epilogue>) prefetch_map(&args.z_map);
     for (int s = 0; s < kStages; ++s) {
       barrier_init(full + 8 * s, 1);
       barrier_init(empty + 8 * s, 8);  // warps
@@ -99,8 +100,8 @@ __global__ __launch_bounds__(kPairThreads,
           barrier_wait(empty + 8 * s, parity);
           barrier_expect(full + 8 * s, halves * Shape::kHalf);
           for (int half = 0; half < halves; ++half) {
-            load_tile(base + s * Shape::kStage + half * Shape::kHalf, &args.out, full + 8 * s,
-                      column + half * 64, row + of * 64);
+            load_tile(base + s * Shape::kStage + half * Shape::kHalf, &args.z_map, full + 8 * s,
+                      column + half * 64, (row + of * 64) % args.onto_rows);
           }
         }
       }

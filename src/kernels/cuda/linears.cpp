@@ -78,6 +78,16 @@ void Linears::run(const NormArgs& norm, const MatrixView& x, const DeviceLinear&
   multiply(rows, norm, w, bias, epilogue, out, stream);
 }
 
+bool Linears::run_onto(const MatrixView& onto, const MatrixView& x, const DeviceLinear& w,
+                       const MatrixView& out, cudaStream_t stream) {
+  if (out.dtype != DType::bf16 || onto.rows % kOntoRows != 0 || !by_hopper(w, Epilogue::add, out))
+    return false;
+  forget(out.data);
+  const Rows rows = prepare({}, x, w, kGroupHopper, stream);
+  multiply_on_hopper(rows, {}, w, Epilogue::add, out, stream, &onto);
+  return true;
+}
+
 Linears::Rows Linears::normalized(const NormArgs& norm, const MatrixView& x, std::int64_t cols,
                                   DType dtype, cudaStream_t stream) {
   grow(rows_, x.rows * cols * static_cast<std::int64_t>(size_of(dtype)));
@@ -182,7 +192,8 @@ void Linears::multiply(const Rows& rows, const NormArgs& norm, const DeviceLinea
 }
 
 void Linears::multiply_on_hopper(const Rows& rows, const NormArgs& norm, const DeviceLinear& w,
-                                 Epilogue epilogue, const MatrixView& out, cudaStream_t stream) {
+                                 Epilogue epilogue, const MatrixView& out, cudaStream_t stream,
+                                 const MatrixView* onto) {
   GemmSm90Args g;
   g.type = w.form() == LinearForm::bf16 ? GemmType::kBf16
            : w.form() == LinearForm::i8 ? GemmType::kInt8
@@ -229,6 +240,11 @@ void Linears::multiply_on_hopper(const Rows& rows, const NormArgs& norm, const D
   g.ld_narrow = narrow_stream ? out.stride : g.n;
   g.narrow =
       narrow_stream ? reinterpret_cast<__nv_bfloat16*>(out.data) : narrow_.as<__nv_bfloat16>();
+  if (onto) {
+    g.onto = reinterpret_cast<const __nv_bfloat16*>(onto->data);
+    g.ld_onto = onto->stride;
+    g.onto_rows = static_cast<int>(onto->rows);
+  }
   if (!narrow_stream) {
     g.z = out.data;
     g.ldz = out.stride;

@@ -24,6 +24,9 @@ class Linears {
 
   void run(const NormArgs& norm, const MatrixView& x, const DeviceLinear& w, const float* bias,
            Epilogue epilogue, const MatrixView& out, cudaStream_t stream);
+  /// Ops::linear_onto(). False: of a shape that only its two operations take, nothing was done.
+  bool run_onto(const MatrixView& onto, const MatrixView& x, const DeviceLinear& w,
+                const MatrixView& out, cudaStream_t stream);
   /// `written` is not what was left behind of it any more.
   void forget(const void* written);
   void forget_all();
@@ -56,7 +59,8 @@ class Linears {
   void multiply(const Rows& rows, const NormArgs& norm, const DeviceLinear& w, const float* bias,
                 Epilogue epilogue, const MatrixView& out, cudaStream_t stream);
   void multiply_on_hopper(const Rows& rows, const NormArgs& norm, const DeviceLinear& w,
-                          Epilogue epilogue, const MatrixView& out, cudaStream_t stream);
+                          Epilogue epilogue, const MatrixView& out, cudaStream_t stream,
+                          const MatrixView* onto = nullptr);
   bool knows(const MatrixView& x, int group) const {
     return residual_.of == x.data && residual_.rows == x.rows && residual_.group == group;
   }

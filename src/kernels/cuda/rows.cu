@@ -200,8 +200,9 @@ constexpr int kRepeatThreads = 256;
 constexpr int kRepeatEach = 4;  // of a thread
 
 /// kWide: four columns at a time.
-template <class Y, bool kWide>
+template <bool kWide>
 __global__ void __launch_bounds__(kRepeatThreads) repeat(const MatrixView x, const MatrixView out) {
+  using Word = std::conditional_t<kWide, float4, float>;
   constexpr int kVector = kWide ? 4 : 1;
   begin_kernel();
   const auto vectors = static_cast<unsigned>(out.cols / kVector);
@@ -213,11 +214,8 @@ __global__ void __launch_bounds__(kRepeatThreads) repeat(const MatrixView x, con
     const std::int64_t column = static_cast<std::int64_t>(at % vectors) * kVector;
     if (row >= out.rows) return;
     const float* const from = x.data + static_cast<std::int64_t>(row % rows) * x.stride + column;
-    Y* const to = reinterpret_cast<Y*>(out.data) + row * out.stride + column;
-    if constexpr (kWide)
-      store_four(to, four(from));
-    else
-      *to = narrow_to<Y>(*from);
+    *reinterpret_cast<Word*>(out.data + row * out.stride + column) =
+        *reinterpret_cast<const Word*>(from);
   }
 }
 
@@ -325,12 +323,16 @@ void quantize_rows(const NormArgs& norm, const MatrixView& x, std::int8_t* out, 
 
 void repeat_rows(const MatrixView& x, const MatrixView& out, cudaStream_t stream) {
   if (out.rows == 0) return;
-  const bool wide = out.cols % 4 == 0 && x.stride % 4 == 0 && out.stride % 4 == 0;
-  auto* const kernel = out.dtype == DType::f32 ? (wide ? repeat<float, true> : repeat<float, false>)
-                                               : (wide ? repeat<Bf16, true> : repeat<Bf16, false>);
-  launch(kernel,
-         dim3(blocks_of(out.rows * out.cols / (wide ? 4 : 1), kRepeatThreads * kRepeatEach)),
-         kRepeatThreads, 0, stream, x, out);
+  // Of a narrow matrix, two columns are one word.
+  const auto words = [](const MatrixView& m) {
+    const int each = m.dtype == DType::f32 ? 1 : 2;
+    return MatrixView{m.data, m.rows, m.cols / each, m.stride / each};
+  };
+  const MatrixView from = words(x), to = words(out);
+  const bool wide = to.cols % 4 == 0 && from.stride % 4 == 0 && to.stride % 4 == 0;
+  launch(wide ? repeat<true> : repeat<false>,
+         dim3(blocks_of(to.rows * to.cols / (wide ? 4 : 1), kRepeatThreads * kRepeatEach)),
+         kRepeatThreads, 0, stream, from, to);
 }
 
 void mean_rows(const MatrixView& x, std::int64_t rows, const MatrixView& out, cudaStream_t stream) {

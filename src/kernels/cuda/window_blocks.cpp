@@ -37,7 +37,7 @@ bool WindowBlocks::run(const WindowBlocksArgs& args, cudaStream_t stream) {
       dim != attention.heads * kHeadDim || hidden != 4 * dim ||
       rows != attention.items * attention.queries || attention.key_bins != nullptr ||
       !fits(args.z, rows, dim) || !fits(attention.out, rows, dim) ||
-      args.latents.dtype != DType::f32 || args.latents.stride != dim ||
+      !fits(args.latents, attention.queries, dim) ||
       keys_.bytes() < WindowBlocksPlan::key_bytes(rows, kMostHeads))
     return false;
 

@@ -88,7 +88,7 @@ bool launch_stay(const WindowBlocksPlan& p, cudaStream_t stream) {
     const std::int64_t inputs = linear == 3 ? kHidden : kDim;
     job.weights[i] = bf16_tensor_map(p.weights[i], outputs[linear], inputs, inputs);
   }
-  job.latents = static_cast<const float*>(p.latents);
+  job.latents = static_cast<const Bf16*>(p.latents);
   job.seen = static_cast<const Bf16*>(p.seen);
   job.cross_out = bf16_tensor_map(p.cross_out, kDim, kDim, kDim);
   job.blocks = p.blocks;

@@ -10,7 +10,7 @@ struct WindowBlocksPlan {
   static constexpr int kMostBlocks = 16;
   static constexpr int kLinears = 4;
 
-  const void* latents = nullptr;                     ///< [item_rows, dim] float32
+  const void* latents = nullptr;                     ///< [item_rows, dim] bf16
   const void* seen = nullptr;                        ///< [items * item_rows, dim] bf16
   const void* cross_out = nullptr;                   ///< [dim, dim]
   const void* weights[kMostBlocks * kLinears] = {};  ///< qkv, out, up, down a block

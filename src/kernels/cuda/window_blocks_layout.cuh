@@ -15,8 +15,7 @@ constexpr int kKeyVectors = 2 * kChunk / 16;  // K and V of a cluster's rows and
 constexpr float kLog2E = 1.4426950408889634f;
 
 struct Job {
-  const float* latents;
-  const Bf16* seen;
+  const Bf16 *latents, *seen;
   CUtensorMap cross_out;
   CUtensorMap weights[WindowBlocksPlan::kMostBlocks * WindowBlocksPlan::kLinears];
   int blocks;

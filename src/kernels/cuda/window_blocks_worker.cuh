@@ -62,12 +62,12 @@ struct Worker {
   }
   __device__ void load_latents() {
     const int row = (cluster % kRanks * kRows + 16 * group) + 2 * t;
-    const float* const from = job.latents + row * (kRanks * kWidth) + rank * kWidth + 16 * warp + g;
+    const Bf16* const from = job.latents + row * (kRanks * kWidth) + rank * kWidth + 16 * warp + g;
 #pragma unroll
     for (int i = 0; i < 2; ++i)
 #pragma unroll
       for (int e = 0; e < 4; ++e)
-        z[i][e] = __ldg(from + (8 * i + e % 2) * (kRanks * kWidth) + e / 2 * 8);
+        z[i][e] = widen(__ldg(from + (8 * i + e % 2) * (kRanks * kWidth) + e / 2 * 8));
   }
   /// The block's slice of the cross-attention's result to all blocks of the cluster.
   __device__ void send_cross() const {
