@@ -10,6 +10,9 @@ namespace cortex::cuda::sm90 {
 
 constexpr int kPairThreads = 384;
 constexpr int kChainSlices = 4;  // of K, that `chains` sums apart: 256 in bf16
+// Slices of W that are fetched before the kernel before is done. More of them would stand in the
+// way of the first of A.
+constexpr int kEarlySlices = 2;
 
 template <int Blocks>  // Blocks * 64 rows of a tile
 struct PairShape {
@@ -76,26 +79,29 @@ __device__ __forceinline__ void load_z(const KernelArgs& args, float2 (&old)[2][
   }
 }
 
+// The scales of 64 columns' weights, this thread's.
+__device__ __forceinline__ void take_scales(float2 (&scale)[8], const float* scales, int thread) {
+#pragma unroll
+  for (int j = 0; j < 8; ++j)
+    scale[j] = *reinterpret_cast<const float2*>(scales + 8 * j + 2 * (thread % 4));
+}
+
 // 64 columns of one warpgroup's tile, those that are `half` in its accumulators: of rows row0 on
 // and of columns `column` on, through 64 * Blocks rows of 128 bytes at `staging`. `z`: the stage
-// that holds z, of kRingZ; `old`: its first two units, of kDirectZ; `scales`: of the columns'
-// weights, or null; `Fast`: by gelu_fast().
+// that holds z, of kRingZ; `old`: its first two units, of kDirectZ; `scale`: where there is
+// args.w_scale; `squares`: this thread's sums of squares, of kAdd and kAddNarrow; `Fast`: by
+// gelu_fast().
 template <GemmEpilogue Epilogue, int Blocks, bool Fast, int Sums, class T>
 __device__ __forceinline__ void finish_half(const KernelArgs& args, T (&sum)[Blocks][Sums],
                                             int half, std::uint32_t z, float2 (&old)[2][2][4],
                                             const float (&factor)[Blocks][2], const float* powers,
-                                            const float* scales, std::uint32_t staging, int group,
-                                            int row0, int column, int thread) {
+                                            const float2 (&scale)[8], float (&squares)[Blocks][2],
+                                            std::uint32_t staging, int group, int row0, int column,
+                                            int thread) {
   using Shape = PairShape<Blocks>;
   const int warp = thread / 32;
   const int lane = thread % 32;
   const int matrix_row = warp * 16 + (lane & 15);
-  float2 scale[8];
-  if (scales != nullptr) {
-#pragma unroll
-    for (int j = 0; j < 8; ++j)
-      scale[j] = *reinterpret_cast<const float2*>(scales + 8 * j + 2 * (lane % 4));
-  }
 #pragma unroll
   for (int block = 0; block < Blocks; ++block) {
     const int row = row0 + block * 64 + warp * 16 + lane / 4;
@@ -104,7 +110,7 @@ __device__ __forceinline__ void finish_half(const KernelArgs& args, T (&sum)[Blo
     for (int i = 0; i < 32; ++i) {
       x[i] = static_cast<float>(sum[block][half * 32 + i]) * factor[block][(i / 2) % 2];
     }
-    if (scales != nullptr) {
+    if (args.w_scale != nullptr) {
 #pragma unroll
       for (int j = 0; j < 8; ++j) {
         x[4 * j] *= scale[j].x;
@@ -152,7 +158,8 @@ __device__ __forceinline__ void finish_half(const KernelArgs& args, T (&sum)[Blo
     if constexpr (Epilogue == GemmEpilogue::kGeluE4m3)
       store_bytes({args.narrow8_scale, args.narrow8_scale});
     if constexpr (Epilogue == GemmEpilogue::kAdd || Epilogue == GemmEpilogue::kAddNarrow) {
-      float square[2] = {0, 0};
+      float(&square)[2] = squares[block];
+      square[0] = square[1] = 0;
       if constexpr (kStagedZ<Epilogue>) {
 #pragma unroll
         for (int j = 0; j < 8; j += 2) {
@@ -210,15 +217,6 @@ __device__ __forceinline__ void finish_half(const KernelArgs& args, T (&sum)[Blo
           square[r] += fmaf(now.y, now.y, now.x * now.x);
         }
       }
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        square[r] += __shfl_xor_sync(0xFFFFFFFF, square[r], 1);
-        square[r] += __shfl_xor_sync(0xFFFFFFFF, square[r], 2);
-        if (lane % 4 == 0 && row + 8 * r < args.m) {
-          args.square_out[static_cast<std::int64_t>(row + 8 * r) * (args.n / 64) + column / 64] =
-              square[r];
-        }
-      }
     }
     if constexpr (kStagedZ<Epilogue>) {
       if (args.narrow8 != nullptr)
@@ -249,6 +247,35 @@ __device__ __forceinline__ void finish_half(const KernelArgs& args, T (&sum)[Blo
   }
 }
 
+// Sums of squares of this thread's rows, from its own sums of up to four halves of columns. Four
+// threads share a row: each stores what is of one half, so that a row is written once.
+template <int Blocks, int Halves>
+__device__ __forceinline__ void store_squares(const KernelArgs& args,
+                                              const float (&squares)[Halves][Blocks][2], int row0,
+                                              int column0, int thread) {
+  static_assert(Halves <= 4);
+  // Of two values, the one that the lane's bit names, over this lane and its neighbour.
+  const auto add = [&](float low, float high, int bit) {
+    const bool upper = thread & bit;
+    return (upper ? high : low) + __shfl_xor_sync(0xFFFFFFFF, upper ? low : high, bit);
+  };
+  const int half = thread % 4;
+#pragma unroll
+  for (int block = 0; block < Blocks; ++block) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      float own[4] = {0, 0, 0, 0};
+#pragma unroll
+      for (int i = 0; i < Halves; ++i) own[i] = squares[i][block][r];
+      const float sum = add(add(own[0], own[1], 1), add(own[2], own[3], 1), 2);
+      const int row = row0 + block * 64 + thread / 32 * 16 + thread % 32 / 4 + 8 * r;
+      const int at = column0 / 64 + half;
+      if (half < Halves && at < args.n / 64 && row < args.m)
+        args.square_out[static_cast<std::int64_t>(row) * (args.n / 64) + at] = sum;
+    }
+  }
+}
+
 // The factors of this thread's rows.
 template <int Blocks>
 __device__ __forceinline__ void take_factors(float (&factor)[Blocks][2], const float* factors,
@@ -260,27 +287,35 @@ __device__ __forceinline__ void take_factors(float (&factor)[Blocks][2], const f
   }
 }
 
-// One warpgroup's tile, out of its accumulators.
-template <GemmEpilogue Epilogue, int Blocks, class T>
+// A tile of 64 rows leaves registers for the scales of all its columns, fetched before the product.
+template <GemmType Type, int Blocks>
+constexpr bool kScalesAhead = Type != GemmType::kBf16&& Blocks == 1;
+
+// One warpgroup's tile, out of its accumulators. `scale`: of both halves, or room for one.
+template <GemmEpilogue Epilogue, int Blocks, int Scales, class T>
 __device__ __forceinline__ void pair_epilogue(const KernelArgs& args, T (&sum)[Blocks][64],
                                               const std::uint32_t (&z)[2], float2 (&old)[2][2][4],
                                               const float* factors, const float* powers,
-                                              std::uint32_t staging, int group, int row0,
-                                              int column0, int thread) {
+                                              float2 (&scale)[Scales][8], std::uint32_t staging,
+                                              int group, int row0, int column0, int thread) {
   // The tile stored last has left the staging buffer.
   if (thread == 0 && !kStagedZ<Epilogue>) store_wait();
   named_barrier(1 + group);
   float factor[Blocks][2];
   take_factors(factor, factors, thread);
+  float squares[2][Blocks][2] = {};
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int column = column0 + half * 64;
     if (column >= args.n) break;
-    finish_half<Epilogue, Blocks, false>(args, sum, half, z[half], old, factor, powers,
-                                         args.w_scale == nullptr ? nullptr : args.w_scale + column,
-                                         staging + half * PairShape<Blocks>::kHalf, group, row0,
-                                         column, thread);
+    if (Scales == 1 && args.w_scale != nullptr)
+      take_scales(scale[0], args.w_scale + column, thread);
+    finish_half<Epilogue, Blocks, false>(
+        args, sum, half, z[half], old, factor, powers, scale[half % Scales], squares[half],
+        staging + half * PairShape<Blocks>::kHalf, group, row0, column, thread);
   }
+  if constexpr (Epilogue == GemmEpilogue::kAdd || Epilogue == GemmEpilogue::kAddNarrow)
+    store_squares<Blocks>(args, squares, row0, column0, thread);
 }
 
 // `Chain`: K is summed in chains of kChainSlices slices, the chains first to last, as the kernels
@@ -345,7 +380,7 @@ __global__ __launch_bounds__(kPairThreads,
         }
       };
       // Weights do not come from the kernel before: they need not wait for it.
-      const int early = min(kStages, args.k_tiles);
+      const int early = min(min(kEarlySlices, kStages), args.k_tiles);
       for (int s = 0; s < early; ++s) {
         barrier_expect(full + 8 * s, Shape::kStage);
         load_w(s, worker, s);
@@ -443,6 +478,14 @@ __global__ __launch_bounds__(kPairThreads,
         load_z<Blocks>(args, old[0], 0, row0, column0, thread);
         load_z<Blocks>(args, old[1], 1, row0, column0, thread);
       }
+      float2 scale[kScalesAhead<Type, Blocks> ? 2 : 1][8];
+      if constexpr (kScalesAhead<Type, Blocks>) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          if (args.w_scale != nullptr && column0 + half * 64 < args.n)
+            take_scales(scale[half], args.w_scale + column0 + half * 64, thread);
+        }
+      }
       if constexpr (kStagedZ<Epilogue>) {
         if (thread == 0) {
           store_wait();  // the tile stored last has left the staging buffer
@@ -527,8 +570,8 @@ __global__ __launch_bounds__(kPairThreads,
       }
       RowParts ahead;
       if constexpr (kEarly) ahead = load_row(args, next_row, more);
-      pair_epilogue<Epilogue, Blocks>(args, sum, z, old, own_factors, own_powers, staging, consumer,
-                                      row0, column0, thread);
+      pair_epilogue<Epilogue, Blocks>(args, sum, z, old, own_factors, own_powers, scale, staging,
+                                      consumer, row0, column0, thread);
       if constexpr (!kEarly) ahead = load_row(args, next_row, more);
       if (more) prepare_row(ahead, next_row);
       if constexpr (kRingZ<Epilogue, Blocks>) {

@@ -151,8 +151,10 @@ __global__ __launch_bounds__(kPairThreads,
         }
         if (half == 0 || Epilogue != GemmEpilogue::kGeluE4m3) named_barrier(1 + consumer);
         if (half == 0) take_factors(factor, own_factors, thread);
-        finish_half<Epilogue, 2, true>(args, sum, half, 0, nothing, factor, nullptr,
-                                       args.w_scale == nullptr ? nullptr : scales + half * 64,
+        float2 scale[8];
+        float none[2][2];
+        if (args.w_scale != nullptr) take_scales(scale, scales + half * 64, thread);
+        finish_half<Epilogue, 2, true>(args, sum, half, 0, nothing, factor, nullptr, scale, none,
                                        staging, consumer, row0, column, thread);
       }
       // All have read the factors before they are those of the next tile.

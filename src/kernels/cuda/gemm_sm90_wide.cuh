@@ -34,6 +34,9 @@ __global__ __launch_bounds__(kPairThreads,
   using Sum = typename Traits<Type>::Sum;
   constexpr int kSlice = Traits<Type>::kSlice;
   constexpr int kStages = Shape::kStages;
+  // Of the columns' weights, in shared memory where no results are staged.
+  constexpr bool kSharedScales =
+      Type != GemmType::kBf16 && (kStagedZ<Epilogue> || Epilogue == GemmEpilogue::kGeluE4m3);
   constexpr int kZStages = kStagedZ<Epilogue> ? 2 : 0;  // one a warpgroup, behind a tile's slices
   extern __shared__ unsigned char shared[];
   const std::uint32_t base = (shared_address(shared) + 1023) & ~1023u;
@@ -68,7 +71,7 @@ __global__ __launch_bounds__(kPairThreads,
                   tile % args.n_tiles * Shape::kColumns);
       };
       // Weights do not come from the kernel before: they need not wait for it.
-      const int early = min(kStages, args.k_tiles);
+      const int early = min(min(kEarlySlices, kStages), args.k_tiles);
       for (int s = 0; s < early; ++s) {
         barrier_expect(full + 8 * s, Shape::kStage);
         load_w(s, static_cast<int>(blockIdx.x), s);
@@ -119,6 +122,8 @@ __global__ __launch_bounds__(kPairThreads,
     };
     float* const own_factors = factors + consumer * 64;
     float* const own_powers = factors + (2 + consumer) * 64;
+    float* const own_scales =
+        reinterpret_cast<float*>(shared + (out_base - shared_address(shared))) + consumer * Columns;
     const auto prepare_row = [&](const RowParts& parts, int row) {
       if constexpr (kStagedZ<Epilogue>) {
         own_factors[thread] = parts.scale;
@@ -141,6 +146,15 @@ __global__ __launch_bounds__(kPairThreads,
       const int column0 = tile % args.n_tiles * Shape::kColumns;
       // Loaded before the product and used after it.
       const RowParts parts = load_row(args, row0 + thread, thread < 64);
+      float column_scale[2];
+      if constexpr (kSharedScales) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const int column = column0 + thread + 128 * i;
+          if (args.w_scale != nullptr && column < min(column0 + Columns, args.n))
+            column_scale[i] = args.w_scale[column];
+        }
+      }
       Sum sum[1][Columns / 2];
       int before = s;
       for (int k = 0; k < args.k_tiles; ++k, advance()) {
@@ -162,6 +176,10 @@ __global__ __launch_bounds__(kPairThreads,
       wgmma_wait<0>();
       release(before);
       if (thread < 64) prepare_row(parts, row0 + thread);
+      if constexpr (kSharedScales) {
+        own_scales[thread] = column_scale[0];
+        if (thread < Columns - 128) own_scales[thread + 128] = column_scale[1];
+      }
       std::uint32_t staging = out_base + consumer * Shape::kOut;
       int z_stage = 0;
       if constexpr (kStagedZ<Epilogue>) {
@@ -181,6 +199,7 @@ __global__ __launch_bounds__(kPairThreads,
       float factor[1][2];
       take_factors(factor, own_factors, thread);
       float2 nothing[2][2][4];
+      float squares[Columns / 64][1][2] = {};
 #pragma unroll
       for (int part = 0; part < Columns / 64; ++part) {
         const int column = column0 + part * 64;
@@ -190,13 +209,18 @@ __global__ __launch_bounds__(kPairThreads,
           if (thread == 0) store_wait<1>();
           named_barrier(1 + consumer);
         }
-        finish_half<Epilogue, 1, true>(args, sum, part, 0, nothing, factor, own_powers,
-                                       args.w_scale == nullptr ? nullptr : args.w_scale + column,
+        float2 scale[8];
+        if (args.w_scale != nullptr)
+          take_scales(scale, kSharedScales ? own_scales + part * 64 : args.w_scale + column,
+                      thread);
+        finish_half<Epilogue, 1, true>(args, sum, part, 0, nothing, factor, own_powers, scale,
+                                       squares[part],
                                        staging + (kStagedZ<Epilogue> ? part : place) * Shape::kHalf,
                                        consumer, row0, column, thread);
         place ^= 1;
       }
       if constexpr (kStagedZ<Epilogue>) {
+        store_squares<1>(args, squares, row0, column0, thread);
         // The stage of z is free once it is stored.
         if (thread == 0) {
           store_wait();
