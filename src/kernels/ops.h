@@ -281,9 +281,9 @@ struct PagedAttentionArgs {
   MatrixView out;  ///< [steps * R, dim]
 };
 
-/// A block of a stream model: z += out(attention(qkv(norm_attn(z)))), then z += down(gelu(up(
+/// A block of a model: z += out(attention(qkv(norm_attn(z)))), then z += down(gelu(up(
 /// norm_mlp(z)))).
-struct StreamBlock {
+struct TransformerBlock {
   const char* name = "";  ///< outlives the forward
   NormArgs norm_attn;
   NormArgs norm_mlp;
@@ -295,12 +295,26 @@ struct StreamBlock {
 
 struct StreamBlocksArgs {
   const LinearWeight* cross_out = nullptr;  ///< [dim, dim]
-  std::span<const StreamBlock> blocks;
+  std::span<const TransformerBlock> blocks;
   /// Of every block, `layer` its number. `out` holds the cross-attention at first; as `qkv` it is
   /// room for what lies between, and holds nothing afterwards.
   PagedAttentionArgs attention;
   MatrixView z;       ///< [steps * R, dim] float32, the residual stream
   MatrixView hidden;  ///< [steps * R, hidden], room
+};
+
+struct WindowBlocksArgs {
+  MatrixView latents;                       ///< [queries, dim] float32
+  const LinearWeight* cross_out = nullptr;  ///< [dim, dim]
+  std::span<const TransformerBlock> blocks;
+  /// Of every block: among the latents of a window, without a mask. q, k and v are columns of
+  /// `qkv`. `out` holds the cross-attention at first.
+  RaggedAttentionArgs attention;
+  MatrixView z;  ///< [items * queries, dim], the result: the residual stream
+
+  /// Room for what lies between, as is `attention.out`; holds nothing afterwards.
+  MatrixView qkv;     ///< [items * queries, 3 dim]
+  MatrixView hidden;  ///< [items * queries, hidden]
 };
 
 /// Sizes of the largest calls that a forward plan makes.
@@ -457,7 +471,7 @@ class Ops {
     const MatrixView &z = args.z, &seen = attention.out;
     norm_linear({}, seen, *args.cross_out, nullptr, Epilogue::add, z);
     attention.layer = 0;
-    for (const StreamBlock& block : args.blocks) {
+    for (const TransformerBlock& block : args.blocks) {
       section(block.name);
       norm_linear(block.norm_attn, z, *block.qkv, nullptr, Epilogue::store, attention.qkv);
       paged_attention(attention);
@@ -465,6 +479,21 @@ class Ops {
       norm_linear(block.norm_mlp, z, *block.up, nullptr, Epilogue::gelu, args.hidden);
       norm_linear({}, args.hidden, *block.down, nullptr, Epilogue::add, z);
       ++attention.layer;
+    }
+  }
+  /// All between a window's cross-attention and its head: z = latents + cross_out(attention.out),
+  /// then every block.
+  virtual void window_blocks(const WindowBlocksArgs& args) {
+    const MatrixView& z = args.z;
+    repeat_rows(args.latents, z);
+    norm_linear({}, args.attention.out, *args.cross_out, nullptr, Epilogue::add, z);
+    for (const TransformerBlock& block : args.blocks) {
+      section(block.name);
+      norm_linear(block.norm_attn, z, *block.qkv, nullptr, Epilogue::store, args.qkv);
+      ragged_attention(args.attention);
+      norm_linear({}, args.attention.out, *block.out, nullptr, Epilogue::add, z);
+      norm_linear(block.norm_mlp, z, *block.up, nullptr, Epilogue::gelu, args.hidden);
+      norm_linear({}, args.hidden, *block.down, nullptr, Epilogue::add, z);
     }
   }
 };

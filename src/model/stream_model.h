@@ -98,7 +98,7 @@ class StreamModel final : public StreamForward {
   std::vector<Buffer> table_buffers_;  // own what tables_ points to
   std::unique_ptr<LinearWeight> cross_out_;
   std::vector<Block> blocks_;
-  std::vector<StreamBlock> block_args_;  // of blocks_
+  std::vector<TransformerBlock> block_args_;  // of blocks_
   Buffer final_norm_;
   std::unique_ptr<LinearWeight> head_;
   Buffer head_bias_;

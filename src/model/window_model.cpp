@@ -53,6 +53,9 @@ WindowModel::WindowModel(const ModelFile& file, Ops& ops, int capacity, std::int
     b.down = pack(file.linear(block + "mlp.2.weight"), true);
     blocks_.push_back(std::move(b));
   }
+  for (const Block& b : blocks_)
+    block_args_.push_back({b.name.c_str(), args(b.norm_attn), args(b.norm_mlp), b.qkv.get(),
+                           b.out.get(), b.up.get(), b.down.get()});
   final_norm_ = load_norm(file, "encoder.final_norm");
   head_norm_ = load_norm(file, "behavior_head.norm");
   fold_head(file);
@@ -343,33 +346,28 @@ void WindowModel::encode_events() {
   }
   ops_.section("cross-attention");
   ops_.ragged_attention(cross);
-  ops_.repeat_rows(matrix(latents_.f32(), config_.latents, dim), residual_rows());
-  ops_.norm_linear({}, cross.out, *cross_out_, nullptr, Epilogue::add, residual_rows());
 }
 
-void WindowModel::run_block(const Block& block) {
-  ops_.section(block.name.c_str());
+void WindowModel::run_blocks() {
   const int dim = config_.dim;
-  const MatrixView z = residual_rows();
-  const MatrixView qkv = activation_rows(qkv_, 3 * dim);
-  const MatrixView hidden = activation_rows(hidden_, config_.hidden());
-  ops_.norm_linear(args(block.norm_attn), z, *block.qkv, nullptr, Epilogue::store, qkv);
-
-  RaggedAttentionArgs self;
+  WindowBlocksArgs args;
+  args.latents = matrix(latents_.f32(), config_.latents, dim);
+  args.cross_out = cross_out_.get();
+  args.blocks = block_args_;
+  args.z = residual_rows();
+  args.qkv = activation_rows(qkv_, 3 * dim);
+  args.hidden = activation_rows(hidden_, config_.hidden());
+  RaggedAttentionArgs& self = args.attention;
   self.items = windows_;
   self.heads = config_.heads;
   self.head_dim = config_.head_dim;
   self.queries = config_.latents;
-  self.q = qkv;
-  self.k = qkv.from_column(dim);
-  self.v = qkv.from_column(2 * dim);
+  self.q = args.qkv;
+  self.k = args.qkv.from_column(dim);
+  self.v = args.qkv.from_column(2 * dim);
   self.indptr = latent_indptr_.as<std::int32_t>();
   self.out = activation_rows(attention_, dim);
-  ops_.ragged_attention(self);
-
-  ops_.norm_linear({}, self.out, *block.out, nullptr, Epilogue::add, z);
-  ops_.norm_linear(args(block.norm_mlp), z, *block.up, nullptr, Epilogue::gelu, hidden);
-  ops_.norm_linear({}, hidden, *block.down, nullptr, Epilogue::add, z);
+  ops_.window_blocks(args);
 }
 
 std::span<const float> WindowModel::forward(const WindowBatch& batch) {
@@ -411,7 +409,7 @@ void WindowModel::warm_up() {
 void WindowModel::run() {
   const int dim = config_.dim;
   encode_events();
-  for (const Block& block : blocks_) run_block(block);
+  run_blocks();
   ops_.section("head");
   const std::int64_t queries = std::int64_t{config_.outputs()} * config_.heads;
   LatentHeadArgs head;

@@ -63,7 +63,7 @@ class WindowModel final : public WindowForward {
   void project_token_tables(const ModelFile& file);
   /// What the mean square of a token is the sum of.
   void square_token_tables(const ModelFile& file);
-  void run_block(const Block& block);
+  void run_blocks();
 
   ModelConfig config_;
   Ops& ops_;
@@ -80,6 +80,7 @@ class WindowModel final : public WindowForward {
   std::vector<Buffer> projected_;
   std::unique_ptr<LinearWeight> cross_out_;
   std::vector<Block> blocks_;
+  std::vector<TransformerBlock> block_args_;  // of them
   Norm final_norm_;
   Norm head_norm_;
   std::unique_ptr<LinearWeight> head_score_;  // [outputs * heads, D]

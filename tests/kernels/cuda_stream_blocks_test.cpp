@@ -61,7 +61,7 @@ class CudaStreamBlocks : public testing::CudaKernels {
     blocks_.clear();
     args_.cross_out = linear(dim, dim);
     for (int i = 0; i < p.blocks; ++i) {
-      StreamBlock block;
+      TransformerBlock block;
       std::vector<float> gain;
       block.norm_attn = norm(gain, dim);
       block.qkv = linear(3 * dim, dim, &gain);
@@ -155,7 +155,7 @@ class CudaStreamBlocks : public testing::CudaKernels {
   Preset preset_ = {};
   std::vector<float> draws_ = normal(1000003);  // the weights are runs of it
   std::vector<std::unique_ptr<LinearWeight>> linears_;
-  std::vector<StreamBlock> blocks_;
+  std::vector<TransformerBlock> blocks_;
   StreamBlocksArgs args_;
   std::int64_t rows_ = 0;
   int pages_ = 0;

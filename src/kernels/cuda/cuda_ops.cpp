@@ -17,6 +17,7 @@
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/linears.h"
 #include "kernels/cuda/stream_blocks.h"
+#include "kernels/cuda/window_blocks.h"
 
 namespace cortex {
 namespace cuda {
@@ -201,6 +202,7 @@ class CudaOps final : public Ops {
     use_device();
     linears_->reserve(c);
     if (c.latents > 0) stream_blocks_.reserve(c);
+    if (linears_->hopper() && c.queries > 0) window_blocks_.reserve(c);
   }
 
   void begin_forward() override { use_device(); }
@@ -359,6 +361,14 @@ class CudaOps final : public Ops {
     Ops::stream_blocks(args);
   }
 
+  void window_blocks(const WindowBlocksArgs& args) override {
+    if (linears_->hopper()) {
+      section("blocks");
+      if (window_blocks_.run(args, stream_)) return linears_->forget_all();
+    }
+    Ops::window_blocks(args);
+  }
+
  private:
   static std::tuple<const void*, std::int64_t, std::int64_t> order(const ForwardKey& key) {
     return {key.plan, key.items, key.events};
@@ -394,6 +404,7 @@ class CudaOps final : public Ops {
   std::string name_;
   std::optional<Linears> linears_;
   StreamBlocks stream_blocks_;
+  WindowBlocks window_blocks_;
   cudaStream_t stream_ = nullptr;
   std::map<std::tuple<const void*, std::int64_t, std::int64_t>, cudaGraphExec_t> graphs_;
   ForwardKey key_;

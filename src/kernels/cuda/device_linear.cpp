@@ -101,4 +101,11 @@ void DeviceLinear::put_scale(const Tensor& scale) {
   scale_ = to_device(scale.data(), scale.bytes());
 }
 
+const void* dense_bf16(const LinearWeight& weight, std::int64_t out, std::int64_t in, bool normed) {
+  const auto& w = static_cast<const DeviceLinear&>(weight);
+  const bool fits = w.form() == LinearForm::bf16 && w.out() == out && w.in() == in &&
+                    w.stride() == in && w.folds_gain() == normed;
+  return fits ? w.data() : nullptr;
+}
+
 }  // namespace cortex::cuda

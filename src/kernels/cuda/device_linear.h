@@ -41,4 +41,8 @@ class DeviceLinear final : public LinearWeight {
   Buffer scale_;
 };
 
+/// The rows of a bf16 weight [out, in] without padding whose gain, if it is normed, is in it; or
+/// null.
+const void* dense_bf16(const LinearWeight& weight, std::int64_t out, std::int64_t in, bool normed);
+
 }  // namespace cortex::cuda

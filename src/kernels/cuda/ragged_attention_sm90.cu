@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/ragged_attention_sm90.cuh"
+#include "kernels/cuda/tensor_map.h"
 
 namespace cortex::cuda {
 namespace {
@@ -51,42 +52,8 @@ __global__ void __launch_bounds__(kThreads, 1) attend_windows(const __grid_const
 #endif
 }
 
-using EncodeTiled = CUresult (*)(CUtensorMap*, CUtensorMapDataType, cuuint32_t, void*,
-                                 const cuuint64_t*, const cuuint64_t*, const cuuint32_t*,
-                                 const cuuint32_t*, CUtensorMapInterleave, CUtensorMapSwizzle,
-                                 CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
-
-EncodeTiled encoder() {
-  static const EncodeTiled found = [] {
-    void* entry = nullptr;
-    cudaDriverEntryPointQueryResult status{};
-#if CUDART_VERSION >= 12050
-    check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry, 12000,
-                                           cudaEnableDefault, &status),
-          "cudaGetDriverEntryPointByVersion");
-#else
-    check(cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &entry, cudaEnableDefault, &status),
-          "cudaGetDriverEntryPoint");
-#endif
-    return reinterpret_cast<EncodeTiled>(entry);
-  }();
-  return found;
-}
-
-/// Tiles of 64 rows of a head, swizzled by 128 bytes.
 CUtensorMap tensor_map(const MatrixView& m, int heads) {
-  CUtensorMap map;
-  const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(heads) * kHeadDim,
-                               static_cast<cuuint64_t>(m.rows)};
-  const cuuint64_t strides[1] = {static_cast<cuuint64_t>(m.stride) * sizeof(Bf16)};
-  const cuuint32_t box[2] = {kHeadDim, kTileKeys};
-  const cuuint32_t steps[2] = {1, 1};
-  if (encoder()(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, m.data, sizes, strides, box, steps,
-                CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
-                CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) != CUDA_SUCCESS)
-    check(cudaErrorInvalidValue, "ragged_attention: cuTensorMapEncodeTiled");
-  return map;
+  return bf16_tensor_map(m.data, m.rows, std::int64_t{heads} * kHeadDim, m.stride);
 }
 
 int processors() {

@@ -8,12 +8,10 @@
 namespace cortex::cuda {
 namespace {
 
-/// The rows of a bf16 weight [out, in] without padding, or null.
+/// Of a weight whose sums have the order of linear.cu.
 const void* dense(const LinearWeight* weight, std::int64_t out, std::int64_t in, bool normed) {
-  const auto& w = static_cast<const DeviceLinear&>(*weight);
-  const bool fits = w.form() == LinearForm::bf16 && !w.any_order() && w.out() == out &&
-                    w.in() == in && w.stride() == in && w.folds_gain() == normed;
-  return fits ? w.data() : nullptr;
+  if (static_cast<const DeviceLinear*>(weight)->any_order()) return nullptr;
+  return dense_bf16(*weight, out, in, normed);
 }
 
 /// Of a row: four floats for 8 columns, whole groups of 64.
@@ -52,7 +50,7 @@ bool StreamBlocks::run(const StreamBlocksArgs& args, cudaStream_t stream) {
   plan.eps = args.blocks[0].norm_attn.eps;
   const void** weight = plan.weights;
   *weight++ = dense(args.cross_out, dim, dim, false);
-  for (const StreamBlock& b : args.blocks) {
+  for (const TransformerBlock& b : args.blocks) {
     for (const NormArgs& norm : {b.norm_attn, b.norm_mlp})
       if (norm.kind != NormArgs::Kind::rms || norm.eps != plan.eps) return false;
     *weight++ = dense(b.qkv, 3 * dim, dim, true);
