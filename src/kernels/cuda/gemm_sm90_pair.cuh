@@ -79,11 +79,20 @@ __device__ __forceinline__ void load_z(const KernelArgs& args, float2 (&old)[2][
   }
 }
 
+// Weights of bf16 have no scales.
+template <GemmType Type>
+constexpr bool kScaled = Type != GemmType::kBf16;
+
 // The scales of 64 columns' weights, this thread's.
 __device__ __forceinline__ void take_scales(float2 (&scale)[8], const float* scales, int thread) {
 #pragma unroll
   for (int j = 0; j < 8; ++j)
     scale[j] = *reinterpret_cast<const float2*>(scales + 8 * j + 2 * (thread % 4));
+}
+// The same of scales in shared memory. They stay there until they are wanted.
+__device__ __forceinline__ void take_scales(float2 (&scale)[8], std::uint32_t scales, int thread) {
+#pragma unroll
+  for (int j = 0; j < 8; ++j) scale[j] = load_pair(scales + 4 * (8 * j + 2 * (thread % 4)));
 }
 
 // 64 columns of one warpgroup's tile, those that are `half` in its accumulators: of rows row0 on
@@ -91,7 +100,7 @@ __device__ __forceinline__ void take_scales(float2 (&scale)[8], const float* sca
 // that holds z, of kRingZ; `old`: its first two units, of kDirectZ; `scale`: where there is
 // args.w_scale; `squares`: this thread's sums of squares, of kAdd and kAddNarrow; `Fast`: by
 // gelu_fast().
-template <GemmEpilogue Epilogue, int Blocks, bool Fast, int Sums, class T>
+template <GemmType Type, GemmEpilogue Epilogue, int Blocks, bool Fast, int Sums, class T>
 __device__ __forceinline__ void finish_half(const KernelArgs& args, T (&sum)[Blocks][Sums],
                                             int half, std::uint32_t z, float2 (&old)[2][2][4],
                                             const float (&factor)[Blocks][2], const float* powers,
@@ -110,7 +119,7 @@ __device__ __forceinline__ void finish_half(const KernelArgs& args, T (&sum)[Blo
     for (int i = 0; i < 32; ++i) {
       x[i] = static_cast<float>(sum[block][half * 32 + i]) * factor[block][(i / 2) % 2];
     }
-    if (args.w_scale != nullptr) {
+    if (kScaled<Type> && args.w_scale != nullptr) {
 #pragma unroll
       for (int j = 0; j < 8; ++j) {
         x[4 * j] *= scale[j].x;
@@ -289,10 +298,10 @@ __device__ __forceinline__ void take_factors(float (&factor)[Blocks][2], const f
 
 // A tile of 64 rows leaves registers for the scales of all its columns, fetched before the product.
 template <GemmType Type, int Blocks>
-constexpr bool kScalesAhead = Type != GemmType::kBf16&& Blocks == 1;
+constexpr bool kScalesAhead = kScaled<Type>&& Blocks == 1;
 
 // One warpgroup's tile, out of its accumulators. `scale`: of both halves, or room for one.
-template <GemmEpilogue Epilogue, int Blocks, int Scales, class T>
+template <GemmType Type, GemmEpilogue Epilogue, int Blocks, int Scales, class T>
 __device__ __forceinline__ void pair_epilogue(const KernelArgs& args, T (&sum)[Blocks][64],
                                               const std::uint32_t (&z)[2], float2 (&old)[2][2][4],
                                               const float* factors, const float* powers,
@@ -308,9 +317,9 @@ __device__ __forceinline__ void pair_epilogue(const KernelArgs& args, T (&sum)[B
   for (int half = 0; half < 2; ++half) {
     const int column = column0 + half * 64;
     if (column >= args.n) break;
-    if (Scales == 1 && args.w_scale != nullptr)
+    if (kScaled<Type> && Scales == 1 && args.w_scale != nullptr)
       take_scales(scale[0], args.w_scale + column, thread);
-    finish_half<Epilogue, Blocks, false>(
+    finish_half<Type, Epilogue, Blocks, false>(
         args, sum, half, z[half], old, factor, powers, scale[half % Scales], squares[half],
         staging + half * PairShape<Blocks>::kHalf, group, row0, column, thread);
   }
@@ -570,8 +579,8 @@ __global__ __launch_bounds__(kPairThreads,
       }
       RowParts ahead;
       if constexpr (kEarly) ahead = load_row(args, next_row, more);
-      pair_epilogue<Epilogue, Blocks>(args, sum, z, old, own_factors, own_powers, scale, staging,
-                                      consumer, row0, column0, thread);
+      pair_epilogue<Type, Epilogue, Blocks>(args, sum, z, old, own_factors, own_powers, scale,
+                                            staging, consumer, row0, column0, thread);
       if constexpr (!kEarly) ahead = load_row(args, next_row, more);
       if (more) prepare_row(ahead, next_row);
       if constexpr (kRingZ<Epilogue, Blocks>) {

@@ -9,39 +9,43 @@
 /// meanwhile fills with the tile that is next.
 namespace cortex::cuda::sm90 {
 
-template <int Columns>
+template <int Groups, int Columns>  // warpgroups that multiply, 64 rows each
 struct WideShape {
-  static constexpr int kRows = 128;
+  static constexpr int kThreads = 128 * (1 + Groups);
+  static constexpr int kRows = 64 * Groups;
   static constexpr int kColumns = Columns;
   static constexpr int kABytes = kRows * kSliceBytes;
   static constexpr int kStage = kABytes + kColumns * kSliceBytes;
-  static constexpr int kHalf = PairShape<1>::kHalf;  // 64 x 64 of the bf16 result
-  static constexpr int kOut = PairShape<1>::kOut;    // of each warpgroup
-  static constexpr int kBarriers = 256;              // bytes
-  static constexpr int kFactors = PairShape<1>::kFactors;
-  static constexpr int kStages = (kSharedLimit - 1024 - kBarriers - kFactors - 2 * kOut) / kStage;
-  static constexpr int kShared = 1024 + kStages * kStage + 2 * kOut + kBarriers + kFactors;
+  static constexpr int kHalf = PairShape<1>::kHalf;    // 64 x 64 of the bf16 result
+  static constexpr int kPlaces = Groups == 2 ? 2 : 1;  // of results, for each warpgroup
+  static constexpr int kOut = kPlaces * kHalf;
+  static constexpr int kBarriers = 256;           // bytes
+  static constexpr int kFactors = 2 * kRows * 4;  // a factor and a power of two a row
+  static constexpr int kStages =
+      (kSharedLimit - 1024 - kBarriers - kFactors - Groups * kOut) / kStage;
+  static constexpr int kShared = 1024 + kStages * kStage + Groups * kOut + kBarriers + kFactors;
   // z of a warpgroup's rows takes a stage.
   static_assert(kStages >= 3 && kShared <= kSharedLimit && kColumns / 64 * kHalf <= kStage);
 };
 
-template <GemmType Type, GemmEpilogue Epilogue, int Columns>
-__global__ __launch_bounds__(kPairThreads,
+template <GemmType Type, GemmEpilogue Epilogue, int Groups, int Columns>
+__global__ __launch_bounds__(WideShape<Groups, Columns>::kThreads,
                              1) void wide_kernel(const __grid_constant__ KernelArgs args) {
 #if CORTEX_SM90A
   static_assert(Epilogue != GemmEpilogue::kAdd);
-  using Shape = WideShape<Columns>;
+  using Shape = WideShape<Groups, Columns>;
   using Sum = typename Traits<Type>::Sum;
   constexpr int kSlice = Traits<Type>::kSlice;
   constexpr int kStages = Shape::kStages;
   // Of the columns' weights, in shared memory where no results are staged.
   constexpr bool kSharedScales =
-      Type != GemmType::kBf16 && (kStagedZ<Epilogue> || Epilogue == GemmEpilogue::kGeluE4m3);
-  constexpr int kZStages = kStagedZ<Epilogue> ? 2 : 0;  // one a warpgroup, behind a tile's slices
+      kScaled<Type> && (kStagedZ<Epilogue> || Epilogue == GemmEpilogue::kGeluE4m3);
+  constexpr int kZStages =
+      kStagedZ<Epilogue> ? Groups : 0;  // one a warpgroup, behind a tile's slices
   extern __shared__ unsigned char shared[];
   const std::uint32_t base = (shared_address(shared) + 1023) & ~1023u;
   const std::uint32_t out_base = base + kStages * Shape::kStage;
-  const std::uint32_t full = out_base + 2 * Shape::kOut;
+  const std::uint32_t full = out_base + Groups * Shape::kOut;
   const std::uint32_t empty = full + 8 * kStages;
   float* factors =
       reinterpret_cast<float*>(shared + (full - shared_address(shared)) + Shape::kBarriers);
@@ -55,7 +59,7 @@ __global__ __launch_bounds__(kPairThreads,
     if constexpr (Epilogue != GemmEpilogue::kGeluE4m3) prefetch_map(&args.out);
     for (int s = 0; s < kStages; ++s) {
       barrier_init(full + 8 * s, 1);
-      barrier_init(empty + 8 * s, 8);  // warps
+      barrier_init(empty + 8 * s, 4 * Groups);  // warps
     }
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     proxy_fence();
@@ -109,7 +113,10 @@ __global__ __launch_bounds__(kPairThreads,
       }
     }
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+    if constexpr (Groups == 2)
+      asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+    else
+      asm volatile("setmaxnreg.inc.sync.aligned.u32 152;");
     const int consumer = group - 1;
     const int thread = static_cast<int>(threadIdx.x) % 128;
     const int lane = thread % 32;
@@ -121,7 +128,7 @@ __global__ __launch_bounds__(kPairThreads,
       return tile / args.n_tiles * Shape::kRows + consumer * 64;
     };
     float* const own_factors = factors + consumer * 64;
-    float* const own_powers = factors + (2 + consumer) * 64;
+    float* const own_powers = factors + (Groups + consumer) * 64;
     float* const own_scales =
         reinterpret_cast<float*>(shared + (out_base - shared_address(shared))) + consumer * Columns;
     const auto prepare_row = [&](const RowParts& parts, int row) {
@@ -140,13 +147,14 @@ __global__ __launch_bounds__(kPairThreads,
         parity ^= 1;
       }
     };
-    int place = 0;  // of two in the staging buffer
+    int place = 0;  // in the staging buffer
     for (int tile = static_cast<int>(blockIdx.x); tile < args.tiles; tile += workers) {
       const int row0 = first_row(tile);
       const int column0 = tile % args.n_tiles * Shape::kColumns;
-      // Loaded before the product and used after it.
+      // Loaded before the product and used after it, where registers hold them meanwhile.
+      constexpr bool kHold = Groups == 2;
       const RowParts parts = load_row(args, row0 + thread, thread < 64);
-      float column_scale[2];
+      float column_scale[2] = {};
       if constexpr (kSharedScales) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
@@ -155,6 +163,14 @@ __global__ __launch_bounds__(kPairThreads,
             column_scale[i] = args.w_scale[column];
         }
       }
+      const auto prepare = [&] {
+        if (thread < 64) prepare_row(parts, row0 + thread);
+        if constexpr (kSharedScales) {
+          own_scales[thread] = column_scale[0];
+          if (thread < Columns - 128) own_scales[thread + 128] = column_scale[1];
+        }
+      };
+      if constexpr (!kHold) prepare();
       Sum sum[1][Columns / 2];
       int before = s;
       for (int k = 0; k < args.k_tiles; ++k, advance()) {
@@ -175,11 +191,7 @@ __global__ __launch_bounds__(kPairThreads,
       }
       wgmma_wait<0>();
       release(before);
-      if (thread < 64) prepare_row(parts, row0 + thread);
-      if constexpr (kSharedScales) {
-        own_scales[thread] = column_scale[0];
-        if (thread < Columns - 128) own_scales[thread + 128] = column_scale[1];
-      }
+      if constexpr (kHold) prepare();
       std::uint32_t staging = out_base + consumer * Shape::kOut;
       int z_stage = 0;
       if constexpr (kStagedZ<Epilogue>) {
@@ -206,18 +218,19 @@ __global__ __launch_bounds__(kPairThreads,
         if (column >= args.n) break;
         if constexpr (!kStagedZ<Epilogue> && Epilogue != GemmEpilogue::kGeluE4m3) {
           // What was stored last but one has left the staging buffer.
-          if (thread == 0) store_wait<1>();
+          if (thread == 0) store_wait<Shape::kPlaces - 1>();
           named_barrier(1 + consumer);
         }
         float2 scale[8];
-        if (args.w_scale != nullptr)
-          take_scales(scale, kSharedScales ? own_scales + part * 64 : args.w_scale + column,
-                      thread);
-        finish_half<Epilogue, 1, true>(args, sum, part, 0, nothing, factor, own_powers, scale,
-                                       squares[part],
-                                       staging + (kStagedZ<Epilogue> ? part : place) * Shape::kHalf,
-                                       consumer, row0, column, thread);
-        place ^= 1;
+        if constexpr (kSharedScales)
+          take_scales(scale, shared_address(own_scales + part * 64), thread);
+        else if (kScaled<Type> && args.w_scale != nullptr)
+          take_scales(scale, args.w_scale + column, thread);
+        finish_half<Type, Epilogue, 1, true>(
+            args, sum, part, 0, nothing, factor, own_powers, scale, squares[part],
+            staging + (kStagedZ<Epilogue> ? part : place) * Shape::kHalf, consumer, row0, column,
+            thread);
+        place = (place + 1) % Shape::kPlaces;
       }
       if constexpr (kStagedZ<Epilogue>) {
         store_squares<1>(args, squares, row0, column0, thread);
