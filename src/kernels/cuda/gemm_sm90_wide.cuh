@@ -2,11 +2,11 @@
 
 #include "kernels/cuda/gemm_sm90_pair.cuh"
 
-/// Many rows. Persistent; tiles of 128 x 256 or 128 x 192, of which each of two warpgroups has 64
-/// rows: an instruction of 256 columns reads a sixth less of shared memory than two of 128, and a
-/// tile is fetched in three quarters of the bytes of two of 128 x 128. Shared memory's bandwidth is
-/// what limits those (`pair_kernel`). No warpgroup stores while the other multiplies; the ring
-/// meanwhile fills with the tile that is next.
+/// Many rows. Persistent; tiles of 128 x 256, 128 x 192 or 192 x 192, of which each of two or three
+/// warpgroups has 64 rows: an instruction of 256 columns reads a sixth less of shared memory than
+/// two of 128, and a tile is fetched in three quarters of the bytes of two of 128 x 128. Shared
+/// memory's bandwidth is what limits those (`pair_kernel`). No warpgroup stores while another
+/// multiplies; the ring meanwhile fills with the tile that is next.
 namespace cortex::cuda::sm90 {
 
 template <int Groups, int Columns>  // warpgroups that multiply, 64 rows each
@@ -40,8 +40,8 @@ __global__ __launch_bounds__(WideShape<Groups, Columns>::kThreads,
   // Of the columns' weights, in shared memory where no results are staged.
   constexpr bool kSharedScales =
       kScaled<Type> && (kStagedZ<Epilogue> || Epilogue == GemmEpilogue::kGeluE4m3);
-  constexpr int kZStages =
-      kStagedZ<Epilogue> ? Groups : 0;  // one a warpgroup, behind a tile's slices
+  // z of each warpgroup, behind a tile's slices.
+  constexpr int kZStages = kStagedZ<Epilogue> ? Groups : 0;
   extern __shared__ unsigned char shared[];
   const std::uint32_t base = (shared_address(shared) + 1023) & ~1023u;
   const std::uint32_t out_base = base + kStages * Shape::kStage;
@@ -75,7 +75,7 @@ __global__ __launch_bounds__(WideShape<Groups, Columns>::kThreads,
                   tile % args.n_tiles * Shape::kColumns);
       };
       // Weights do not come from the kernel before: they need not wait for it.
-      const int early = min(min(kEarlySlices, kStages), args.k_tiles);
+      const int early = min(kEarlySlices, args.k_tiles);
       for (int s = 0; s < early; ++s) {
         barrier_expect(full + 8 * s, Shape::kStage);
         load_w(s, static_cast<int>(blockIdx.x), s);
@@ -196,7 +196,7 @@ __global__ __launch_bounds__(WideShape<Groups, Columns>::kThreads,
       int z_stage = 0;
       if constexpr (kStagedZ<Epilogue>) {
         for (int of = 0; of < kZStages; ++of, advance()) {
-          // By both: a barrier's parity tells two uses of a stage apart, not more.
+          // By all: a barrier's parity tells two uses of a stage apart, not more.
           barrier_wait(full + 8 * s, parity);
           if (of == consumer)
             z_stage = s;
