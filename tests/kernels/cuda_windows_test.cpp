@@ -165,6 +165,10 @@ TEST_F(CudaKernels, ALinearOntoRepeatedRowsIsTheSumOfBoth) {
   for (const DType dtype : {DType::f32, DType::bf16}) {
     for (const std::int64_t repeated : {128, 40}) {
       const std::int64_t dim = 256, rows = 3 * repeated;
+      OpsCapacity room;
+      room.rows = rows;
+      room.inputs = dim;
+      ops_->reserve(room);
       const auto n = [&](std::int64_t count) { return normal(static_cast<std::size_t>(count)); };
       const Tensor wide = tensor_of(n(dim * dim), {dim, dim}), narrow = to_bfloat16(wide);
       const Tensor weight = to_float(narrow);
