@@ -79,7 +79,9 @@ class Tilings : public ::testing::Test {
                z = whole(std::int64_t{m} * n);
     std::vector<float> x(z.size()), before(z.size());
     std::vector<std::uint16_t> before_narrow(z.size());
-    std::vector<float> squares(z.size() / 64);
+    std::vector<float> squares(z.size() / 64), w_scale(static_cast<std::size_t>(n), 1.0F);
+    for (std::size_t j = 0; shape.type != GemmType::kBf16 && j < w_scale.size(); ++j)
+      w_scale[j] = std::ldexp(1.0F, static_cast<int>(j % 3) - 1);
     for (int i = 0; i < m; ++i) {
       for (int j = 0; j < n; ++j) {
         const auto at = static_cast<std::size_t>(i) * n + j;
@@ -87,14 +89,14 @@ class Tilings : public ::testing::Test {
         const int* const column = &w[static_cast<std::size_t>(j) * k];
         int sum = 0;
         for (int c = 0; c < k; ++c) sum += row[c] * column[c];
-        x[at] = kFactor * static_cast<float>(sum);
+        x[at] = kFactor * w_scale[static_cast<std::size_t>(j)] * static_cast<float>(sum);
         before[at] = static_cast<float>(z[at]);
         before_narrow[at] = to_bf16(before[at]);
         squares[at / 64] += before[at] * before[at];
       }
     }
     const Buffer a_there = put_as(shape.type, a), w_there = put_as(shape.type, w);
-    const Buffer squares_there = put(squares);
+    const Buffer squares_there = put(squares), w_scale_there = put(w_scale);
     const bool sums =
         shape.epilogue == GemmEpilogue::kAdd || shape.epilogue == GemmEpilogue::kAddNarrow;
     const bool both = shape.epilogue == GemmEpilogue::kAddNarrow && shape.type == GemmType::kE4m3;
@@ -117,6 +119,7 @@ class Tilings : public ::testing::Test {
       g.lda = k;
       g.ldo = g.ldz = g.ld_narrow = g.ld_narrow8 = n;
       g.a_factor = kFactor;
+      if (e.type != GemmType::kBf16) g.w_scale = w_scale_there.f32();
       g.out = out.as<__nv_bfloat16>();
       g.z = z_there.f32();
       g.narrow = narrow.as<__nv_bfloat16>();

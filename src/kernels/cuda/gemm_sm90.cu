@@ -127,12 +127,17 @@ cudaError_t launch_config(int config, const Launch& how) {
       return launch<small_kernel<Type, Epilogue, 2, 128>>(how);
     case kWide128x256:
       if constexpr (Epilogue != GemmEpilogue::kAdd) {
-        return launch<wide_kernel<Type, Epilogue, 256>>(how);
+        return launch<wide_kernel<Type, Epilogue, 2, 256>>(how);
       }
       return cudaErrorInvalidValue;
     case kWide128x192:
       if constexpr (Epilogue != GemmEpilogue::kAdd) {
-        return launch<wide_kernel<Type, Epilogue, 192>>(how);
+        return launch<wide_kernel<Type, Epilogue, 2, 192>>(how);
+      }
+      return cudaErrorInvalidValue;
+    case kWide192x192:
+      if constexpr (Epilogue != GemmEpilogue::kAdd) {
+        return launch<wide_kernel<Type, Epilogue, 3, 192>>(how);
       }
       return cudaErrorInvalidValue;
     case kResident128x128:
@@ -175,7 +180,8 @@ bool valid(const GemmSm90Args& args, GemmEpilogue epilogue) {
               args.lda >= args.k;
   good = good && (args.square == nullptr || args.square_parts > 0);
   good = good && (args.square == nullptr || args.square_parts % 4 != 0 || aligned(args.square, 16));
-  good = good && (args.w_scale == nullptr || aligned(args.w_scale, 8));
+  good = good &&
+         (args.w_scale == nullptr || (args.type != GemmType::kBf16 && aligned(args.w_scale, 8)));
   if (args.narrow8 != nullptr) {
     good =
         good && aligned(args.narrow8, 16) && args.ld_narrow8 % 16 == 0 && args.ld_narrow8 >= args.n;
@@ -257,14 +263,14 @@ cudaError_t gemm_sm90(const GemmSm90Args& args, GemmEpilogue epilogue, cudaStrea
   if (resident && k_tiles > kMostResidentSlices) return cudaErrorInvalidValue;
   const int columns = choice.config == kSmall64x64    ? 64
                       : choice.config == kWide128x256 ? 256
-                      : choice.config == kWide128x192 ? 192
+                      : wide                          ? 192
                                                       : 128;
   // A tile of 128 columns of the small kernel has no clip at its right edge.
   if (choice.config == kSmall128x128 && args.n % 128 != 0) return cudaErrorInvalidValue;
   const bool twin = choice.config == kPair128x128Twin || choice.config == kPair64x128Twin;
   const bool half_rows = choice.config == kPair64x128 || choice.config == kPair64x128Twin ||
                          choice.config == kPair64x128Chain || choice.config == kSmall64x64;
-  const int tile_rows = half_rows ? 64 : 128;
+  const int tile_rows = half_rows ? 64 : choice.config == kWide192x192 ? 192 : 128;
 
   Launch how{};
   how.pdl = args.pdl;
@@ -325,11 +331,12 @@ cudaError_t gemm_sm90(const GemmSm90Args& args, GemmEpilogue epilogue, cudaStrea
     how.grid = dim3(static_cast<unsigned>(std::min(m_tiles, processors / to.n_tiles) * to.n_tiles));
   } else {
     to.tiles = ceil_div(m_tiles, how.cluster_x) * to.n_tiles;
-    how.shared = columns == 256     ? WideShape<256>::kShared
-                 : columns == 192   ? WideShape<192>::kShared
+    how.shared = columns == 256     ? WideShape<2, 256>::kShared
+                 : tile_rows == 192 ? WideShape<3, 192>::kShared
+                 : columns == 192   ? WideShape<2, 192>::kShared
                  : tile_rows == 128 ? PairShape<2>::kShared
                                     : PairShape<1>::kShared;
-    how.threads = kPairThreads;
+    how.threads = tile_rows == 192 ? WideShape<3, 192>::kThreads : kPairThreads;
     const int workers = std::min(to.tiles, processors / how.cluster_x);
     how.grid = dim3(static_cast<unsigned>(workers * how.cluster_x));
   }

@@ -36,7 +36,7 @@ struct GemmSm90Args {
   float eps = 0;                   ///< added to the mean square
   const float* a_scale = nullptr;  ///< [m], or null
   float a_factor = 1;
-  const float* w_scale = nullptr;  ///< [n], 8-byte aligned, or null
+  const float* w_scale = nullptr;  ///< [n], 8-byte aligned, or null; not of kBf16
 
   __nv_bfloat16* out = nullptr;  ///< kStore, kGelu: [m, n], 16-byte aligned
   std::int64_t ldo = 0;          ///< elements between rows of `out`, a multiple of 8

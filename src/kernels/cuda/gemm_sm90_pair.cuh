@@ -1,6 +1,6 @@
 #pragma once
 
-#include "kernels/cuda/gemm_sm90_device.cuh"
+#include "kernels/cuda/gemm_sm90_epilogue.cuh"
 
 /// The usual product. Persistent; one warp of the first warpgroup fetches tiles of A and W through
 /// tensor maps into a ring in shared memory, the two other warpgroups take output tiles in turn.
@@ -10,6 +10,9 @@ namespace cortex::cuda::sm90 {
 
 constexpr int kPairThreads = 384;
 constexpr int kChainSlices = 4;  // of K, that `chains` sums apart: 256 in bf16
+// Slices of W that are fetched before the kernel before is done. More of them would stand in the
+// way of the first of A.
+constexpr int kEarlySlices = 2;
 
 template <int Blocks>  // Blocks * 64 rows of a tile
 struct PairShape {
@@ -18,7 +21,7 @@ struct PairShape {
   static constexpr int kABytes = kRows * kSliceBytes;
   static constexpr int kBBytes = kColumns * kSliceBytes;
   static constexpr int kStage = kABytes + kBBytes;
-  static constexpr int kHalf = kRows * 128;       // bytes of 64 columns of the bf16 result
+  static constexpr int kHalf = kHalfBytes<Blocks>;
   static constexpr int kOut = 2 * kHalf;          // of each warpgroup
   static constexpr int kBarriers = 512;           // bytes
   static constexpr int kFactors = 4 * kRows * 4;  // a factor and a power of two a row, twice
@@ -27,260 +30,35 @@ struct PairShape {
   static_assert(kStages * 16 + 16 <= kBarriers && kShared <= kSharedLimit && 2 * kHalf <= kStage);
 };
 
-__device__ __forceinline__ float2 load_pair(std::uint32_t address) {
-  float2 pair;
-  asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
-               : "=f"(pair.x), "=f"(pair.y)
-               : "r"(address)
-               : "memory");
-  return pair;
-}
+// A tile of 64 rows leaves registers for the scales of all its columns, fetched before the product.
+template <GemmType Type, int Blocks>
+constexpr bool kScalesAhead = kScaled<Type>&& Blocks == 1;
 
-__device__ __forceinline__ void store_pair(std::uint32_t address, float2 pair) {
-  asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(address), "f"(pair.x), "f"(pair.y)
-               : "memory");
-}
-
-// z takes one of two ways. Tiles of 128 rows: through the ring, like A and W, in two stages of 64
-// columns (two boxes of 32 each), the sum formed in place and stored from there; registers would
-// not do. Tiles of 64 rows: by the threads, the first half fetched before the product, so that the
-// ring is left to the next tile.
-template <GemmEpilogue Epilogue, int Blocks>
-constexpr bool kRingZ = Epilogue == GemmEpilogue::kAdd&& Blocks == 2;
-template <GemmEpilogue Epilogue, int Blocks>
-constexpr bool kDirectZ = Epilogue == GemmEpilogue::kAdd&& Blocks == 1;
-
-// z that is bf16 is fetched into the staging buffer of the result, before the product, and leaves
-// it as the sum.
-template <GemmEpilogue Epilogue>
-constexpr bool kStagedZ = Epilogue == GemmEpilogue::kAddNarrow;
-
-// A warpgroup finishes its tile in batches of 64 x 64: batch b is block b % Blocks of half b /
-// Blocks. z is fetched by units of half a batch, 64 x 32. This thread's part: rows r and r + 8,
-// pairs of columns 8 apart.
-template <int Blocks>
-__device__ __forceinline__ void load_z(const KernelArgs& args, float2 (&old)[2][4], int unit,
-                                       int row0, int column0, int thread) {
-  const int batch = unit / 2;
-  const int row = row0 + batch % Blocks * 64 + thread / 32 * 16 + thread % 32 / 4;
-  const int column = column0 + batch / Blocks * 64 + unit % 2 * 32 + 2 * (thread % 4);
-#pragma unroll
-  for (int r = 0; r < 2; ++r) {
-    const float* z = args.z + static_cast<std::int64_t>(row + 8 * r) * args.ldz + column;
-    const bool inside = row + 8 * r < args.m && column < args.n;
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      old[r][j] = make_float2(0, 0);
-      if (inside) old[r][j] = *reinterpret_cast<const float2*>(z + 8 * j);
-    }
-  }
-}
-
-// 64 columns of one warpgroup's tile, those that are `half` in its accumulators: of rows row0 on
-// and of columns `column` on, through 64 * Blocks rows of 128 bytes at `staging`. `z`: the stage
-// that holds z, of kRingZ; `old`: its first two units, of kDirectZ; `scales`: of the columns'
-// weights, or null; `Fast`: by gelu_fast().
-template <GemmEpilogue Epilogue, int Blocks, bool Fast, int Sums, class T>
-__device__ __forceinline__ void finish_half(const KernelArgs& args, T (&sum)[Blocks][Sums],
-                                            int half, std::uint32_t z, float2 (&old)[2][2][4],
-                                            const float (&factor)[Blocks][2], const float* powers,
-                                            const float* scales, std::uint32_t staging, int group,
-                                            int row0, int column, int thread) {
-  using Shape = PairShape<Blocks>;
-  const int warp = thread / 32;
-  const int lane = thread % 32;
-  const int matrix_row = warp * 16 + (lane & 15);
-  float2 scale[8];
-  if (scales != nullptr) {
-#pragma unroll
-    for (int j = 0; j < 8; ++j)
-      scale[j] = *reinterpret_cast<const float2*>(scales + 8 * j + 2 * (lane % 4));
-  }
-#pragma unroll
-  for (int block = 0; block < Blocks; ++block) {
-    const int row = row0 + block * 64 + warp * 16 + lane / 4;
-    float x[32];
-#pragma unroll
-    for (int i = 0; i < 32; ++i) {
-      x[i] = static_cast<float>(sum[block][half * 32 + i]) * factor[block][(i / 2) % 2];
-    }
-    if (scales != nullptr) {
-#pragma unroll
-      for (int j = 0; j < 8; ++j) {
-        x[4 * j] *= scale[j].x;
-        x[4 * j + 1] *= scale[j].y;
-        x[4 * j + 2] *= scale[j].x;
-        x[4 * j + 3] *= scale[j].y;
-      }
-    }
-    constexpr bool kHalves = Fast && Epilogue == GemmEpilogue::kGeluE4m3;
-    if constexpr (!kHalves &&
-                  (Epilogue == GemmEpilogue::kGelu || Epilogue == GemmEpilogue::kGeluE4m3)) {
-#pragma unroll
-      for (int i = 0; i < 32; ++i) x[i] = Fast ? gelu_fast(x[i]) : gelu(x[i]);
-    }
-    const std::uint32_t to = staging + block * 64 * 128 + matrix_row * 128;
-    const auto chunk = [&](int j) {
-      return static_cast<std::uint32_t>((j + lane / 16) ^ (lane & 7)) * 16;
-    };
-    // Rows `row` and `row` + 8 of the tile, in bytes.
-    const auto store_bytes = [&](const float(&power)[2]) {
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        std::uint32_t words[4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const int at = 8 * i + 2 * r;
-          const auto pair = [&](int first) {
-            if constexpr (kHalves) {
-              return pack_e4m3(
-                  __hmul2(gelu_fast(x[first], x[first + 1]), __float2half2_rn(power[r])));
-            } else {
-              return pack_e4m3(x[first] * power[r], x[first + 1] * power[r]);
-            }
-          };
-          words[i] = pair(at) | pair(at + 4) << 16;
-        }
-        const uint4 bytes = gather_bytes(words);
-        if (row + 8 * r < args.m) {
-          *reinterpret_cast<uint4*>(args.narrow8 +
-                                    static_cast<std::int64_t>(row + 8 * r) * args.ld_narrow8 +
-                                    column + 16 * (lane % 4)) = bytes;
-        }
-      }
-    };
-    if constexpr (Epilogue == GemmEpilogue::kGeluE4m3)
-      store_bytes({args.narrow8_scale, args.narrow8_scale});
-    if constexpr (Epilogue == GemmEpilogue::kAdd || Epilogue == GemmEpilogue::kAddNarrow) {
-      float square[2] = {0, 0};
-      if constexpr (kStagedZ<Epilogue>) {
-#pragma unroll
-        for (int j = 0; j < 8; j += 2) {
-          std::uint32_t old_pairs[4];
-          load_matrices(to + chunk(j), old_pairs);
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {  // rows, rows + 8, then of the next 8 columns
-            const float2 before = unpack_bf16(old_pairs[i]);
-            const int at = 4 * j + 2 * i;
-            x[at] += before.x;
-            x[at + 1] += before.y;
-            square[i % 2] += fmaf(x[at + 1], x[at + 1], x[at] * x[at]);
-          }
-        }
-      }
-      if constexpr (kDirectZ<Epilogue, Blocks>) {
-#pragma unroll
-        for (int part = 0; part < 2; ++part) {
-          const int unit = 2 * (half * Blocks + block) + part;
-#pragma unroll
-          for (int r = 0; r < 2; ++r) {
-            float* to = args.z + static_cast<std::int64_t>(row + 8 * r) * args.ldz + column +
-                        32 * part + 2 * (lane % 4);
-#pragma unroll
-            for (int j = 0; j < 4; ++j) {
-              const int at = 16 * part + 4 * j + 2 * r;
-              float2 now;
-              now.x = old[part][r][j].x + x[at];
-              now.y = old[part][r][j].y + x[at + 1];
-              if (row + 8 * r < args.m) *reinterpret_cast<float2*>(to + 8 * j) = now;
-              x[at] = now.x;
-              x[at + 1] = now.y;
-              square[r] += fmaf(now.y, now.y, now.x * now.x);
-            }
-          }
-          if (unit + 2 < 4 * Blocks) {
-            load_z<Blocks>(args, old[part], unit + 2, row0, column - 64 * half, thread);
-          }
-        }
-      }
-#pragma unroll
-      for (int r = 0; r < (kRingZ<Epilogue, Blocks> ? 2 : 0); ++r) {
-        const std::uint32_t line =
-            z + (block * 64 + warp * 16 + lane / 4 + 8 * r) * 128 + (lane & 1) * 8;
-#pragma unroll
-        for (int j = 0; j < 8; ++j) {
-          const int chunk = (j % 4 * 2 + lane % 4 / 2) ^ (lane / 4);
-          const std::uint32_t at = line + j / 4 * Shape::kHalf + chunk * 16;
-          float2 now = load_pair(at);
-          now.x += x[4 * j + 2 * r];
-          now.y += x[4 * j + 2 * r + 1];
-          store_pair(at, now);
-          x[4 * j + 2 * r] = now.x;
-          x[4 * j + 2 * r + 1] = now.y;
-          square[r] += fmaf(now.y, now.y, now.x * now.x);
-        }
-      }
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        square[r] += __shfl_xor_sync(0xFFFFFFFF, square[r], 1);
-        square[r] += __shfl_xor_sync(0xFFFFFFFF, square[r], 2);
-        if (lane % 4 == 0 && row + 8 * r < args.m) {
-          args.square_out[static_cast<std::int64_t>(row + 8 * r) * (args.n / 64) + column / 64] =
-              square[r];
-        }
-      }
-    }
-    if constexpr (kStagedZ<Epilogue>) {
-      if (args.narrow8 != nullptr)
-        store_bytes({powers[block * 64 + warp * 16 + lane / 4],
-                     powers[block * 64 + warp * 16 + lane / 4 + 8]});
-    }
-    if constexpr (Epilogue != GemmEpilogue::kGeluE4m3) {
-#pragma unroll
-      for (int j = 0; j < 8; j += 2) {
-        store_matrices(to + chunk(j), pack(x[4 * j], x[4 * j + 1]),
-                       pack(x[4 * j + 2], x[4 * j + 3]), pack(x[4 * j + 4], x[4 * j + 5]),
-                       pack(x[4 * j + 6], x[4 * j + 7]));
-      }
-    }
-  }
-  if constexpr (Epilogue != GemmEpilogue::kGeluE4m3) {
-    proxy_fence();
-    named_barrier(1 + group);
-    if (thread == 0) {
-      // Rows past m are clipped by the map.
-      if constexpr (kRingZ<Epilogue, Blocks>) {
-        store_tile(&args.z_map, z, column, row0);
-        store_tile(&args.z_map, z + Shape::kHalf, column + 32, row0);
-      }
-      store_tile(&args.out, staging, column, row0);
-      store_commit();
-    }
-  }
-}
-
-// The factors of this thread's rows.
-template <int Blocks>
-__device__ __forceinline__ void take_factors(float (&factor)[Blocks][2], const float* factors,
-                                             int thread) {
-#pragma unroll
-  for (int block = 0; block < Blocks; ++block) {
-    factor[block][0] = factors[block * 64 + thread / 32 * 16 + thread % 32 / 4];
-    factor[block][1] = factors[block * 64 + thread / 32 * 16 + thread % 32 / 4 + 8];
-  }
-}
-
-// One warpgroup's tile, out of its accumulators.
-template <GemmEpilogue Epilogue, int Blocks, class T>
+// One warpgroup's tile, out of its accumulators. `scale`: of both halves, or room for one.
+template <GemmType Type, GemmEpilogue Epilogue, int Blocks, int Scales, class T>
 __device__ __forceinline__ void pair_epilogue(const KernelArgs& args, T (&sum)[Blocks][64],
                                               const std::uint32_t (&z)[2], float2 (&old)[2][2][4],
                                               const float* factors, const float* powers,
-                                              std::uint32_t staging, int group, int row0,
-                                              int column0, int thread) {
+                                              float2 (&scale)[Scales][8], std::uint32_t staging,
+                                              int group, int row0, int column0, int thread) {
   // The tile stored last has left the staging buffer.
   if (thread == 0 && !kStagedZ<Epilogue>) store_wait();
   named_barrier(1 + group);
   float factor[Blocks][2];
   take_factors(factor, factors, thread);
+  float squares[2][Blocks][2] = {};
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int column = column0 + half * 64;
     if (column >= args.n) break;
-    finish_half<Epilogue, Blocks, false>(args, sum, half, z[half], old, factor, powers,
-                                         args.w_scale == nullptr ? nullptr : args.w_scale + column,
-                                         staging + half * PairShape<Blocks>::kHalf, group, row0,
-                                         column, thread);
+    if (kScaled<Type> && Scales == 1 && args.w_scale != nullptr)
+      take_scales(scale[0], args.w_scale + column, thread);
+    finish_half<Type, Epilogue, Blocks, false>(
+        args, sum, half, z[half], old, factor, powers, scale[half % Scales], squares[half],
+        staging + half * PairShape<Blocks>::kHalf, group, row0, column, thread);
   }
+  if constexpr (Epilogue == GemmEpilogue::kAdd || Epilogue == GemmEpilogue::kAddNarrow)
+    store_squares<Blocks>(args, squares, row0, column0, thread);
 }
 
 // `Chain`: K is summed in chains of kChainSlices slices, the chains first to last, as the kernels
@@ -345,7 +123,7 @@ __global__ __launch_bounds__(kPairThreads,
         }
       };
       // Weights do not come from the kernel before: they need not wait for it.
-      const int early = min(kStages, args.k_tiles);
+      const int early = min(kEarlySlices, args.k_tiles);
       for (int s = 0; s < early; ++s) {
         barrier_expect(full + 8 * s, Shape::kStage);
         load_w(s, worker, s);
@@ -443,6 +221,14 @@ __global__ __launch_bounds__(kPairThreads,
         load_z<Blocks>(args, old[0], 0, row0, column0, thread);
         load_z<Blocks>(args, old[1], 1, row0, column0, thread);
       }
+      float2 scale[kScalesAhead<Type, Blocks> ? 2 : 1][8];
+      if constexpr (kScalesAhead<Type, Blocks>) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          if (args.w_scale != nullptr && column0 + half * 64 < args.n)
+            take_scales(scale[half], args.w_scale + column0 + half * 64, thread);
+        }
+      }
       if constexpr (kStagedZ<Epilogue>) {
         if (thread == 0) {
           store_wait();  // the tile stored last has left the staging buffer
@@ -527,8 +313,8 @@ __global__ __launch_bounds__(kPairThreads,
       }
       RowParts ahead;
       if constexpr (kEarly) ahead = load_row(args, next_row, more);
-      pair_epilogue<Epilogue, Blocks>(args, sum, z, old, own_factors, own_powers, staging, consumer,
-                                      row0, column0, thread);
+      pair_epilogue<Type, Epilogue, Blocks>(args, sum, z, old, own_factors, own_powers, scale,
+                                            staging, consumer, row0, column0, thread);
       if constexpr (!kEarly) ahead = load_row(args, next_row, more);
       if (more) prepare_row(ahead, next_row);
       if constexpr (kRingZ<Epilogue, Blocks>) {

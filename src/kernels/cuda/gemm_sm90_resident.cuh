@@ -151,9 +151,12 @@ __global__ __launch_bounds__(kPairThreads,
         }
         if (half == 0 || Epilogue != GemmEpilogue::kGeluE4m3) named_barrier(1 + consumer);
         if (half == 0) take_factors(factor, own_factors, thread);
-        finish_half<Epilogue, 2, true>(args, sum, half, 0, nothing, factor, nullptr,
-                                       args.w_scale == nullptr ? nullptr : scales + half * 64,
-                                       staging, consumer, row0, column, thread);
+        float2 scale[8];
+        float none[2][2];
+        if (kScaled<Type> && args.w_scale != nullptr)
+          take_scales(scale, shared_address(scales + half * 64), thread);
+        finish_half<Type, Epilogue, 2, true>(args, sum, half, 0, nothing, factor, nullptr, scale,
+                                             none, staging, consumer, row0, column, thread);
       }
       // All have read the factors before they are those of the next tile.
       if constexpr (Epilogue == GemmEpilogue::kGeluE4m3) named_barrier(1 + consumer);

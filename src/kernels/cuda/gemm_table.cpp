@@ -48,6 +48,7 @@ constexpr Named<GemmSm90Config> kTilings[] = {
     {kSmall128x128, "small_128x128", "kSmall128x128"},
     {kWide128x256, "wide_128x256", "kWide128x256"},
     {kWide128x192, "wide_128x192", "kWide128x192"},
+    {kWide192x192, "wide_192x192", "kWide192x192"},
     {kResident128x128, "resident_128x128", "kResident128x128"}};
 constexpr int kSplits[] = {1, 2, 4, 8};
 constexpr int kSliceBytes = 128;  // of a row that is multiplied at a time

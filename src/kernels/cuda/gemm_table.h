@@ -36,9 +36,12 @@ enum GemmSm90Config {
   kWide128x256 = 7,  ///< persistent, two warpgroups share a tile
   kWide128x192 = 8,
   kResident128x128 = 9,  ///< as kPair128x128, with a column's W in shared memory throughout
-  kGemmSm90Configs = 10,
+  kWide192x192 = 10,     ///< three warpgroups share a tile
+  kGemmSm90Configs = 11,
 };
-constexpr bool is_wide(int config) { return config == kWide128x256 || config == kWide128x192; }
+constexpr bool is_wide(int config) {
+  return config == kWide128x256 || config == kWide128x192 || config == kWide192x192;
+}
 /// Slices of K, 128 bytes of a row each, that kResident128x128 has room for.
 constexpr int kMostResidentSlices = 8;
 
