@@ -150,6 +150,28 @@ def linears(doc, table):
                "half the bytes copied"], stages)]
 
 
+def window_blocks(doc, table):
+    report, path = doc.load("gpu_window_blocks.json")
+    if not report:
+        return
+    peers = report["peers"]
+    best = min(peers["peer_us"], key=peers["peer_us"].get)
+    doc.parts += [
+        "### Few windows in one kernel\n",
+        f"{report['command']}, {report['date']}, {report['device']['gpu']}, revision "
+        f"{report['revision']}, microseconds from events in host memory to outputs there: "
+        f"[{path.name}]({path.as_posix()}). {report['note']}\n",
+        table(["model", "windows", "p50", "p99"],
+              [[r["model"], str(r["batch"]), ", ".join(map(micro, r["p50_us"])),
+                ", ".join(map(micro, r["p99_us"]))] for r in report["results"]]),
+        f"Beside PyTorch in one run, {peers['model']}, {peers['batch']} window: "
+        f"{micro(peers['p50_us'])}, {best} {micro(peers['peer_us'][best])}, ratio "
+        f"{peers['p50_us'] / peers['peer_us'][best]:.2f}. compute-sanitizer on "
+        f"{report['sanitizer']['test']}: "
+        + ", ".join(f"{tool} {n} errors" for tool, n in report["sanitizer"]["errors"].items())
+        + f"; racecheck {report['sanitizer']['racecheck']}\n"]
+
+
 def attention_stages(doc, table):
     report, path = doc.load("attention_stages.json")
     if not report:
@@ -169,4 +191,5 @@ def sections(doc, table):
     sessions(doc, table)
     kernels(doc, table)
     linears(doc, table)
+    window_blocks(doc, table)
     attention_stages(doc, table)

@@ -1,9 +1,6 @@
-#include <cuda_runtime_api.h>
-
 #include <cstring>
 
-#include "cuda_fixture.h"
-#include "kernels/cuda/gemm_sm90.h"
+#include "cuda_blocks_fixture.h"
 #include "kernels/cuda/stream_blocks.h"
 
 /// All blocks of a stream model in one kernel against the same operations one by one, bit for bit.
@@ -11,7 +8,7 @@
 namespace cortex {
 namespace {
 
-std::size_t size(std::int64_t n) { return static_cast<std::size_t>(n); }
+using testing::size;
 
 struct Preset {
   const char* name;
@@ -25,52 +22,12 @@ constexpr Preset kPresets[] = {{"stream-nano", 128, 4, 4, 1, 32},
 constexpr int kWindow = 50;
 
 /// Weights of a model, and what its sessions see step by step.
-class CudaStreamBlocks : public testing::CudaKernels {
+class CudaStreamBlocks : public testing::CudaBlocks<false> {
  protected:
-  void SetUp() override {
-    CudaKernels::SetUp();
-    if (IsSkipped()) return;
-    if (!cuda::gemm_sm90_supported(cuda_devices().front().index))
-      GTEST_SKIP() << "no Hopper GPU: blocks of streams in one kernel were not run";
-    ASSERT_EQ(cudaStreamCreate(&stream_), cudaSuccess);
-  }
-  void TearDown() override {
-    if (stream_) (void)cudaStreamDestroy(stream_);
-  }
-
-  const LinearWeight* linear(int out, int in, const std::vector<float>* gain = nullptr) {
-    Tensor rows({out, in});
-    const auto scale = 1 / std::sqrt(static_cast<float>(in));
-    std::size_t at = size(below(static_cast<int>(draws_.size())));
-    for (float& x : rows.f32()) x = scale * draws_[at++ % draws_.size()];
-    const Tensor narrow = to_bfloat16(rows);
-    const Tensor of_gain = gain ? testing::tensor_of(*gain, {in}) : Tensor({1});
-    linears_.push_back(ops_->pack_linear({.weight = narrow, .gain = gain ? &of_gain : nullptr}));
-    return linears_.back().get();
-  }
-  NormArgs norm(std::vector<float>& gain, int dim) {
-    gain = normal(size(dim));
-    return {NormArgs::Kind::rms, put(gain), nullptr, 1e-6F};
-  }
-
   void build(const Preset& p) {
     preset_ = p;
-    const int dim = p.dim;
-    linears_.clear();
-    memory_.clear();
-    blocks_.clear();
-    args_.cross_out = linear(dim, dim);
-    for (int i = 0; i < p.blocks; ++i) {
-      TransformerBlock block;
-      std::vector<float> gain;
-      block.norm_attn = norm(gain, dim);
-      block.qkv = linear(3 * dim, dim, &gain);
-      block.out = linear(dim, dim);
-      block.norm_mlp = norm(gain, dim);
-      block.up = linear(4 * dim, dim, &gain);
-      block.down = linear(dim, 4 * dim);
-      blocks_.push_back(block);
-    }
+    make_blocks(p.blocks, p.dim);
+    args_.cross_out = cross_out_;
     args_.blocks = blocks_;
   }
 
@@ -153,16 +110,12 @@ class CudaStreamBlocks : public testing::CudaKernels {
   }
 
   Preset preset_ = {};
-  std::vector<float> draws_ = normal(1000003);  // the weights are runs of it
-  std::vector<std::unique_ptr<LinearWeight>> linears_;
-  std::vector<TransformerBlock> blocks_;
   StreamBlocksArgs args_;
   std::int64_t rows_ = 0;
   int pages_ = 0;
   std::int64_t page_bytes_ = 0;
   Buffer pools_[2];
   cuda::StreamBlocks in_one_;
-  cudaStream_t stream_ = nullptr;
 };
 
 TEST_F(CudaStreamBlocks, OneKernelHasTheBitsOfItsOperationsOneByOneAndTheSamePages) {

@@ -1,7 +1,4 @@
-#include <cuda_runtime_api.h>
-
-#include "cuda_fixture.h"
-#include "kernels/cuda/gemm_sm90.h"
+#include "cuda_blocks_fixture.h"
 #include "kernels/cuda/window_blocks.h"
 
 /// All blocks of a window model in one kernel against the same operations one by one. Skipped, with
@@ -9,7 +6,7 @@
 namespace cortex {
 namespace {
 
-std::size_t size(std::int64_t n) { return static_cast<std::size_t>(n); }
+using testing::size;
 
 struct Preset {
   const char* name;
@@ -17,55 +14,15 @@ struct Preset {
 };
 constexpr Preset kPresets[] = {{"cortex-xs", 256, 5, 4, 128}, {"cortex-s", 512, 7, 8, 256}};
 
-class CudaWindowBlocks : public testing::CudaKernels {
+class CudaWindowBlocks : public testing::CudaBlocks<true> {
  protected:
-  void SetUp() override {
-    CudaKernels::SetUp();
-    if (IsSkipped()) return;
-    if (!cuda::gemm_sm90_supported(cuda_devices().front().index))
-      GTEST_SKIP() << "no Hopper GPU: blocks of windows in one kernel were not run";
-    ASSERT_EQ(cudaStreamCreate(&stream_), cudaSuccess);
-  }
-  void TearDown() override {
-    if (stream_) (void)cudaStreamDestroy(stream_);
-  }
-
-  const LinearWeight* linear(int out, int in, const std::vector<float>* gain = nullptr) {
-    Tensor rows({out, in});
-    const auto scale = 1 / std::sqrt(static_cast<float>(in));
-    std::size_t at = size(below(static_cast<int>(draws_.size())));
-    for (float& x : rows.f32()) x = scale * draws_[at++ % draws_.size()];
-    const Tensor narrow = to_bfloat16(rows);
-    const Tensor of_gain = gain ? testing::tensor_of(*gain, {in}) : Tensor({1});
-    linears_.push_back(ops_->pack_linear(
-        {.weight = narrow, .gain = gain ? &of_gain : nullptr, .any_order = true}));
-    return linears_.back().get();
-  }
-  NormArgs norm(std::vector<float>& gain, int dim) {
-    gain = normal(size(dim));
-    return {NormArgs::Kind::rms, put(gain), nullptr, 1e-6F};
-  }
-
   void build(const Preset& p) {
     preset_ = p;
-    linears_.clear();
-    memory_.clear();
-    blocks_.clear();
-    for (int i = 0; i < p.blocks; ++i) {
-      TransformerBlock block;
-      std::vector<float> gain;
-      block.norm_attn = norm(gain, p.dim);
-      block.qkv = linear(3 * p.dim, p.dim, &gain);
-      block.out = linear(p.dim, p.dim);
-      block.norm_mlp = norm(gain, p.dim);
-      block.up = linear(4 * p.dim, p.dim, &gain);
-      block.down = linear(p.dim, 4 * p.dim);
-      blocks_.push_back(block);
-    }
-    args_.blocks = blocks_;
-    args_.cross_out = linear(p.dim, p.dim);
+    make_blocks(p.blocks, p.dim);
+    args_.cross_out = cross_out_;
     auto latents = normal(size(std::int64_t{p.latents} * p.dim), 2);
     args_.latents = put_matrix(latents, p.latents, p.dim, DType::bf16);
+    args_.blocks = blocks_;
   }
   void open(int windows) {
     const int dim = preset_.dim;
@@ -110,13 +67,9 @@ class CudaWindowBlocks : public testing::CudaKernels {
   std::vector<float> of_cross() { return normal(size(rows_ * preset_.dim), 2); }
 
   Preset preset_ = {};
-  std::vector<float> draws_ = normal(1000003);  // the weights are runs of it
-  std::vector<std::unique_ptr<LinearWeight>> linears_;
-  std::vector<TransformerBlock> blocks_;
   WindowBlocksArgs args_;
   std::int64_t rows_ = 0;
   cuda::WindowBlocks in_one_;
-  cudaStream_t stream_ = nullptr;
 };
 
 TEST_F(CudaWindowBlocks, OneKernelIsAsCloseAsBf16AllowsToItsOperationsOneByOne) {

@@ -101,11 +101,28 @@ void DeviceLinear::put_scale(const Tensor& scale) {
   scale_ = to_device(scale.data(), scale.bytes());
 }
 
-const void* dense_bf16(const LinearWeight& weight, std::int64_t out, std::int64_t in, bool normed) {
+const void* dense_bf16(const LinearWeight& weight, std::int64_t out, std::int64_t in, bool normed,
+                       bool any_order) {
   const auto& w = static_cast<const DeviceLinear&>(weight);
   const bool fits = w.form() == LinearForm::bf16 && w.out() == out && w.in() == in &&
-                    w.stride() == in && w.folds_gain() == normed;
+                    w.stride() == in && w.folds_gain() == normed && w.any_order() == any_order;
   return fits ? w.data() : nullptr;
+}
+
+bool dense_blocks(std::span<const TransformerBlock> blocks, std::int64_t dim, std::int64_t hidden,
+                  bool any_order, const void** to) {
+  const auto take = [&](const LinearWeight* weight, std::int64_t out, std::int64_t in,
+                        bool normed) {
+    return (*to++ = dense_bf16(*weight, out, in, normed, any_order)) != nullptr;
+  };
+  for (const TransformerBlock& b : blocks) {
+    for (const NormArgs& norm : {b.norm_attn, b.norm_mlp})
+      if (norm.kind != NormArgs::Kind::rms || norm.eps != blocks[0].norm_attn.eps) return false;
+    if (!take(b.qkv, 3 * dim, dim, true) || !take(b.out, dim, dim, false) ||
+        !take(b.up, hidden, dim, true) || !take(b.down, dim, hidden, false))
+      return false;
+  }
+  return true;
 }
 
 }  // namespace cortex::cuda

@@ -41,8 +41,13 @@ class DeviceLinear final : public LinearWeight {
   Buffer scale_;
 };
 
-/// The rows of a bf16 weight [out, in] without padding whose gain, if it is normed, is in it; or
-/// null.
-const void* dense_bf16(const LinearWeight& weight, std::int64_t out, std::int64_t in, bool normed);
+/// The rows of a bf16 weight [out, in] without padding whose gain, if it is normed, is in it, and
+/// whose sums need or need not keep an order; or null.
+const void* dense_bf16(const LinearWeight& weight, std::int64_t out, std::int64_t in, bool normed,
+                       bool any_order);
+/// The same of qkv, out, up and down of every block, to `to`. False: one of them is none, or not
+/// all norms are RMSNorm with the first one's epsilon.
+bool dense_blocks(std::span<const TransformerBlock> blocks, std::int64_t dim, std::int64_t hidden,
+                  bool any_order, const void** to);
 
 }  // namespace cortex::cuda

@@ -8,50 +8,17 @@
 #include "kernels/cuda/gemm_sm90_resident.cuh"
 #include "kernels/cuda/gemm_sm90_small.cuh"
 #include "kernels/cuda/gemm_sm90_wide.cuh"
+#include "kernels/cuda/tensor_map.h"
 
 namespace cortex::cuda {
 namespace {
 
 using namespace sm90;
 
-using EncodeTiled = CUresult (*)(CUtensorMap*, CUtensorMapDataType, cuuint32_t, void*,
-                                 const cuuint64_t*, const cuuint64_t*, const cuuint32_t*,
-                                 const cuuint32_t*, CUtensorMapInterleave, CUtensorMapSwizzle,
-                                 CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
-
-EncodeTiled encoder() {
-  static const EncodeTiled found = [] {
-    void* entry = nullptr;
-    cudaDriverEntryPointQueryResult status{};
-#if CUDART_VERSION >= 12050
-    const cudaError_t error = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry,
-                                                               12000, cudaEnableDefault, &status);
-#else
-    const cudaError_t error =
-        cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &entry, cudaEnableDefault, &status);
-#endif
-    if (error != cudaSuccess || status != cudaDriverEntryPointSuccess) entry = nullptr;
-    return reinterpret_cast<EncodeTiled>(entry);
-  }();
-  return found;
-}
-
-// Boxes of `box_rows` rows and 128 bytes of a [rows, columns] matrix, swizzled by 128 bytes.
 bool encode(CUtensorMap* map, const void* data, int bytes, std::int64_t rows, std::int64_t columns,
             std::int64_t stride, int box_rows) {
-  const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(columns), static_cast<cuuint64_t>(rows)};
-  const cuuint64_t strides[1] = {static_cast<cuuint64_t>(stride * bytes)};
-  const cuuint32_t box[2] = {static_cast<cuuint32_t>(kSliceBytes / bytes),
-                             static_cast<cuuint32_t>(box_rows)};
-  const cuuint32_t steps[2] = {1, 1};
-  return encoder()(map,
-                   bytes == 4   ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32
-                   : bytes == 2 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
-                                : CU_TENSOR_MAP_DATA_TYPE_UINT8,
-                   2, const_cast<void*>(data), sizes, strides, box, steps,
-                   CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                   CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                   CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+  return encode_tensor_map(map, data, bytes, rows, columns, stride, box_rows,
+                           CU_TENSOR_MAP_L2_PROMOTION_L2_256B);
 }
 
 constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
@@ -241,7 +208,7 @@ Choice choose(const GemmSm90Args& args, GemmEpilogue epilogue, int k_tiles, int 
 
 cudaError_t gemm_sm90(const GemmSm90Args& args, GemmEpilogue epilogue, cudaStream_t stream) {
   if (!valid(args, epilogue)) return cudaErrorInvalidValue;
-  if (encoder() == nullptr) return cudaErrorNotSupported;
+  if (!tensor_maps_supported()) return cudaErrorNotSupported;
   int device = 0, processors = 0;
   cudaError_t error = cudaGetDevice(&device);
   if (error == cudaSuccess) error = processors_of(device, &processors);
@@ -369,7 +336,7 @@ bool gemm_sm90_supported(int device) {
       cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) != cudaSuccess) {
     return false;
   }
-  if (major != 9 || minor != 0 || encoder() == nullptr) return false;
+  if (major != 9 || minor != 0 || !tensor_maps_supported()) return false;
   // PTX of an older architecture, which the driver compiled for this device, has no such kernels.
   cudaFuncAttributes attributes{};
   return cudaFuncGetAttributes(&attributes,

@@ -8,12 +8,6 @@
 namespace cortex::cuda {
 namespace {
 
-/// Of a weight whose sums have the order of linear.cu.
-const void* dense(const LinearWeight* weight, std::int64_t out, std::int64_t in, bool normed) {
-  if (static_cast<const DeviceLinear*>(weight)->any_order()) return nullptr;
-  return dense_bf16(*weight, out, in, normed);
-}
-
 /// Of a row: four floats for 8 columns, whole groups of 64.
 std::int64_t squares_bytes(std::int64_t cols) { return (cols + 511) / 512 * 1024; }
 
@@ -48,17 +42,11 @@ bool StreamBlocks::run(const StreamBlocksArgs& args, cudaStream_t stream) {
 
   StreamBlocksPlan plan;
   plan.eps = args.blocks[0].norm_attn.eps;
-  const void** weight = plan.weights;
-  *weight++ = dense(args.cross_out, dim, dim, false);
-  for (const TransformerBlock& b : args.blocks) {
-    for (const NormArgs& norm : {b.norm_attn, b.norm_mlp})
-      if (norm.kind != NormArgs::Kind::rms || norm.eps != plan.eps) return false;
-    *weight++ = dense(b.qkv, 3 * dim, dim, true);
-    *weight++ = dense(b.out, dim, dim, false);
-    *weight++ = dense(b.up, hidden, dim, true);
-    *weight++ = dense(b.down, dim, hidden, false);
-  }
-  if (std::find(plan.weights, weight, nullptr) != weight) return false;
+  // Sums have the order of linear.cu.
+  plan.weights[0] = dense_bf16(*args.cross_out, dim, dim, false, false);
+  if (plan.weights[0] == nullptr ||
+      !dense_blocks(args.blocks, dim, hidden, false, plan.weights + 1))
+    return false;
   plan.blocks = blocks;
   plan.dim = static_cast<int>(dim);
   plan.hidden_dim = static_cast<int>(hidden);

@@ -45,18 +45,9 @@ bool WindowBlocks::run(const WindowBlocksArgs& args, cudaStream_t stream) {
   plan.eps = args.blocks[0].norm_attn.eps;
   plan.latents = args.latents.data;
   plan.seen = attention.out.data;
-  plan.cross_out = dense_bf16(*args.cross_out, dim, dim, false);
-  if (plan.cross_out == nullptr) return false;
-  const void** weight = plan.weights;
-  for (const TransformerBlock& b : args.blocks) {
-    for (const NormArgs& norm : {b.norm_attn, b.norm_mlp})
-      if (norm.kind != NormArgs::Kind::rms || norm.eps != plan.eps) return false;
-    *weight++ = dense_bf16(*b.qkv, 3 * dim, dim, true);
-    *weight++ = dense_bf16(*b.out, dim, dim, false);
-    *weight++ = dense_bf16(*b.up, hidden, dim, true);
-    *weight++ = dense_bf16(*b.down, dim, hidden, false);
-  }
-  if (std::find(plan.weights, weight, nullptr) != weight) return false;
+  plan.cross_out = dense_bf16(*args.cross_out, dim, dim, false, true);
+  if (plan.cross_out == nullptr || !dense_blocks(args.blocks, dim, hidden, true, plan.weights))
+    return false;
   plan.blocks = blocks;
   plan.heads = attention.heads;
   plan.items = attention.items;
