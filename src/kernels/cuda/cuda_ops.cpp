@@ -359,22 +359,25 @@ class CudaOps final : public Ops {
     forget(args.out.data);
   }
   void stream_blocks(const StreamBlocksArgs& args) override {
-    if (linears_->hopper()) {
-      section("blocks");
-      if (stream_blocks_.run(args, stream_)) return linears_->forget_all();
-    }
-    Ops::stream_blocks(args);
+    if (!run_in_one_kernel(stream_blocks_, args)) Ops::stream_blocks(args);
   }
-
   void window_blocks(const WindowBlocksArgs& args) override {
-    if (linears_->hopper()) {
-      section("blocks");
-      if (window_blocks_.run(args, stream_)) return linears_->forget_all();
-    }
-    Ops::window_blocks(args);
+    if (!run_in_one_kernel(window_blocks_, args)) Ops::window_blocks(args);
   }
 
  private:
+  /// False: not taken, nothing was launched.
+  template <class Blocks, class Args>
+  bool run_in_one_kernel(Blocks& blocks, const Args& args) {
+    if (!linears_->hopper()) return false;
+    section("blocks");
+    const bool taken = blocks.run(args, stream_);
+    if (taken)
+      linears_->forget_all();
+    else
+      section("cross-attention");  // whose linear is the first of the operations
+    return taken;
+  }
   static std::tuple<const void*, std::int64_t, std::int64_t> order(const ForwardKey& key) {
     return {key.plan, key.items, key.events};
   }
