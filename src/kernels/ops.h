@@ -487,6 +487,13 @@ class Ops {
     repeat_rows(onto, out);
     norm_linear({}, x, weight, nullptr, Epilogue::add, out);
   }
+  /// ragged_attention() of the q, k and v that `qkv` makes of norm(x), in `room`: columns of `room`
+  /// are what `attention` reads, among the rows of an item, without a mask.
+  virtual void project_and_attend(const NormArgs& norm, MatrixView x, const LinearWeight& qkv,
+                                  MatrixView room, const RaggedAttentionArgs& attention) {
+    norm_linear(norm, x, qkv, nullptr, Epilogue::store, room);
+    ragged_attention(attention);
+  }
   /// All between a window's cross-attention and its head: z = latents + cross_out(attention.out),
   /// then every block.
   virtual void window_blocks(const WindowBlocksArgs& args) {
@@ -494,8 +501,7 @@ class Ops {
     linear_onto(args.latents, args.attention.out, *args.cross_out, z);
     for (const TransformerBlock& block : args.blocks) {
       section(block.name);
-      norm_linear(block.norm_attn, z, *block.qkv, nullptr, Epilogue::store, args.qkv);
-      ragged_attention(args.attention);
+      project_and_attend(block.norm_attn, z, *block.qkv, args.qkv, args.attention);
       norm_linear({}, args.attention.out, *block.out, nullptr, Epilogue::add, z);
       norm_linear(block.norm_mlp, z, *block.up, nullptr, Epilogue::gelu, args.hidden);
       norm_linear({}, args.hidden, *block.down, nullptr, Epilogue::add, z);

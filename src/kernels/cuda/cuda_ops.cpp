@@ -280,6 +280,13 @@ class CudaOps final : public Ops {
     const auto& w = static_cast<const DeviceLinear&>(weight);
     if (!linears_->run_onto(onto, x, w, out, stream_)) Ops::linear_onto(onto, x, weight, out);
   }
+  void project_and_attend(const NormArgs& norm, MatrixView x, const LinearWeight& qkv,
+                          MatrixView room, const RaggedAttentionArgs& attention) override {
+    const auto& w = static_cast<const DeviceLinear&>(qkv);
+    if (!linears_->run_and_attend(norm, x, w, attention, stream_))
+      return Ops::project_and_attend(norm, x, qkv, room, attention);
+    forget(attention.out.data);
+  }
   void project_tokens(const TokenArgs& tokens, const TokenProjection& projection,
                       MatrixView out) override {
     cuda::project_tokens(tokens, projection, out, stream_);

@@ -1,77 +1,18 @@
 #include "kernels/cuda/gemm_sm90.h"
 
 #include <algorithm>
-#include <atomic>
 #include <climits>
 
+#include "kernels/cuda/gemm_sm90_launch.cuh"
 #include "kernels/cuda/gemm_sm90_pair.cuh"
 #include "kernels/cuda/gemm_sm90_resident.cuh"
 #include "kernels/cuda/gemm_sm90_small.cuh"
 #include "kernels/cuda/gemm_sm90_wide.cuh"
-#include "kernels/cuda/tensor_map.h"
 
 namespace cortex::cuda {
 namespace {
 
 using namespace sm90;
-
-bool encode(CUtensorMap* map, const void* data, int bytes, std::int64_t rows, std::int64_t columns,
-            std::int64_t stride, int box_rows) {
-  return encode_tensor_map(map, data, bytes, rows, columns, stride, box_rows,
-                           CU_TENSOR_MAP_L2_PROMOTION_L2_256B);
-}
-
-constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
-
-constexpr int kMaxDevices = 64;
-
-// Multiprocessors of the current device, asked once each.
-cudaError_t processors_of(int device, int* count) {
-  static std::atomic<int> known[kMaxDevices];
-  *count = device < kMaxDevices ? known[device].load(std::memory_order_relaxed) : 0;
-  if (*count > 0) return cudaSuccess;
-  const cudaError_t error = cudaDeviceGetAttribute(count, cudaDevAttrMultiProcessorCount, device);
-  if (error == cudaSuccess && device < kMaxDevices) known[device].store(*count);
-  return error;
-}
-
-struct Launch {
-  KernelArgs args;
-  dim3 grid;
-  int threads, shared, cluster_x, cluster_z;
-  bool pdl;
-  cudaStream_t stream;
-};
-
-template <auto Kernel>
-cudaError_t launch(const Launch& how) {
-  // Anew every time: a device that was reset has forgotten it.
-  const cudaError_t error =
-      cudaFuncSetAttribute(Kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedLimit);
-  if (error != cudaSuccess) return error;
-  cudaLaunchAttribute attributes[2];
-  unsigned count = 0;
-  if (how.cluster_x * how.cluster_z > 1) {
-    attributes[count].id = cudaLaunchAttributeClusterDimension;
-    attributes[count].val.clusterDim.x = static_cast<unsigned>(how.cluster_x);
-    attributes[count].val.clusterDim.y = 1;
-    attributes[count].val.clusterDim.z = static_cast<unsigned>(how.cluster_z);
-    ++count;
-  }
-  if (how.pdl) {
-    attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attributes[count].val.programmaticStreamSerializationAllowed = 1;
-    ++count;
-  }
-  cudaLaunchConfig_t config{};
-  config.gridDim = how.grid;
-  config.blockDim = dim3(static_cast<unsigned>(how.threads));
-  config.dynamicSmemBytes = static_cast<std::size_t>(how.shared);
-  config.stream = how.stream;
-  config.attrs = attributes;
-  config.numAttrs = count;
-  return cudaLaunchKernelEx(&config, Kernel, how.args);
-}
 
 template <GemmType Type, GemmEpilogue Epilogue>
 cudaError_t launch_config(int config, const Launch& how) {
@@ -137,19 +78,8 @@ cudaError_t launch_epilogue(GemmEpilogue epilogue, int config, const Launch& how
   return cudaErrorInvalidValue;
 }
 
-bool aligned(const void* p, std::uintptr_t bytes) {
-  return p != nullptr && reinterpret_cast<std::uintptr_t>(p) % bytes == 0;
-}
-
 bool valid(const GemmSm90Args& args, GemmEpilogue epilogue) {
-  const int bytes = args.type == GemmType::kBf16 ? 2 : 1;
-  bool good = args.m > 0 && args.n > 0 && args.k > 0 && args.n % 64 == 0 && args.k % 64 == 0 &&
-              aligned(args.a, 16) && aligned(args.w, 16) && args.lda * bytes % 16 == 0 &&
-              args.lda >= args.k;
-  good = good && (args.square == nullptr || args.square_parts > 0);
-  good = good && (args.square == nullptr || args.square_parts % 4 != 0 || aligned(args.square, 16));
-  good = good &&
-         (args.w_scale == nullptr || (args.type != GemmType::kBf16 && aligned(args.w_scale, 8)));
+  bool good = valid_inputs(args);
   if (args.narrow8 != nullptr) {
     good =
         good && aligned(args.narrow8, 16) && args.ld_narrow8 % 16 == 0 && args.ld_narrow8 >= args.n;
@@ -214,7 +144,7 @@ cudaError_t gemm_sm90(const GemmSm90Args& args, GemmEpilogue epilogue, cudaStrea
   if (error == cudaSuccess) error = processors_of(device, &processors);
   if (error != cudaSuccess) return error;
 
-  const int bytes = args.type == GemmType::kBf16 ? 2 : 1;
+  const int bytes = element_bytes(args.type);
   const int k_tiles = ceil_div(args.k * bytes, kSliceBytes);
   Choice choice = choose(args, epilogue, k_tiles, processors);
   // Sums of integers have no order.
@@ -250,17 +180,8 @@ cudaError_t gemm_sm90(const GemmSm90Args& args, GemmEpilogue epilogue, cudaStrea
   how.cluster_x = twin ? 2 : 1;
   how.cluster_z = choice.split;
   KernelArgs& to = how.args;
-  to.m = args.m;
-  to.n = args.n;
-  to.k_tiles = k_tiles;
+  take_inputs(to, args);
   to.n_tiles = ceil_div(args.n, columns);
-  to.square_parts = args.square_parts;
-  to.k_elements = static_cast<float>(args.k);
-  to.eps = args.eps;
-  to.a_factor = args.a_factor;
-  to.square = args.square;
-  to.a_scale = args.a_scale;
-  to.w_scale = args.w_scale;
   const bool add = epilogue == GemmEpilogue::kAdd;
   const bool sums = add || epilogue == GemmEpilogue::kAddNarrow;
   to.out_pointer = sums ? args.narrow : args.out;

@@ -94,6 +94,37 @@ __device__ __forceinline__ void barrier_wait(std::uint32_t barrier, std::uint32_
       : "memory");
 }
 
+/// The same place in block `rank` of the cluster.
+__device__ __forceinline__ std::uint32_t address_at(std::uint32_t address, std::uint32_t rank) {
+  std::uint32_t there;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
+  return there;
+}
+
+/// Into shared memory of another block, whose barrier counts the bytes.
+__device__ __forceinline__ void copy_to(std::uint32_t to, std::uint32_t from, int bytes,
+                                        std::uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, "
+      "[%3];" ::"r"(to),
+      "r"(from), "r"(bytes), "r"(barrier)
+      : "memory");
+}
+/// As barrier_wait(), for what other blocks of the cluster stored.
+__device__ __forceinline__ void cluster_wait(std::uint32_t barrier, std::uint32_t parity) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "again:\n"
+      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+      "@done bra over;\n"
+      "bra again;\n"
+      "over:\n"
+      "}\n" ::"r"(barrier),
+      "r"(parity)
+      : "memory");
+}
+
 __device__ __forceinline__ void load_tile(std::uint32_t to, const CUtensorMap* map,
                                           std::uint32_t barrier, int column, int row) {
   asm volatile(
@@ -267,6 +298,33 @@ __device__ __forceinline__ void wgmma(T (&d)[N / 2], std::uint64_t a, std::uint6
   }
 }
 
+/// d (+)= A [64, 16] B, B being [16, 64] in shared memory or the transpose of what is there, and A
+/// in registers: words (row 16 w + g, columns 2 t), (row + 8, the same), (row, columns 2 t + 8),
+/// (row + 8, ..) of lane 4 g + t of warp w.
+template <bool Transposed>
+__device__ __forceinline__ void wgmma_64(float (&d)[32], const std::uint32_t (&a)[4],
+                                         std::uint64_t b, int accumulate) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" CORTEX_REGS_32
+      "}, {%32, %33, %34, %35}, %36, p, 1, 1, %38;\n}\n"
+      : CORTEX_OPERANDS_32("+f")
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate),
+        "n"(Transposed ? 0 : 1));
+}
+
+/// Keeps what is done with registers on its side of a wait or a fence.
+template <int kCount>
+__device__ __forceinline__ void pin(float (&r)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(r[i])::"memory");
+}
+template <int kCount>
+__device__ __forceinline__ void pin(std::uint32_t (&r)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+r"(r[i])::"memory");
+}
+
 template <GemmType Type>
 struct Traits {
   using Sum = float;
@@ -313,9 +371,9 @@ __device__ __forceinline__ std::uint32_t pack_e4m3(__half2 pair) {
   return both;
 }
 
-/// Lane t of four neighbours holds columns 8 j + 2 t and the next of a row of 64, j = 0 to 7: bytes
-/// of pair j are half j % 2 of word j / 2. Returns columns 16 t to 16 t + 15.
-__device__ __forceinline__ uint4 gather_bytes(std::uint32_t (&w)[4]) {
+/// Word i of lane t of four neighbours becomes word t of lane i.
+__device__ __forceinline__ void transpose_words(std::uint32_t& w0, std::uint32_t& w1,
+                                                std::uint32_t& w2, std::uint32_t& w3) {
   const int t = static_cast<int>(threadIdx.x) % 4;
   const auto swap = [&](std::uint32_t& low, std::uint32_t& high, int bit) {
     const std::uint32_t got = __shfl_xor_sync(0xFFFFFFFF, t & bit ? low : high, bit);
@@ -324,10 +382,16 @@ __device__ __forceinline__ uint4 gather_bytes(std::uint32_t (&w)[4]) {
     else
       high = got;
   };
-  swap(w[0], w[1], 1);
-  swap(w[2], w[3], 1);
-  swap(w[0], w[2], 2);
-  swap(w[1], w[3], 2);
+  swap(w0, w1, 1);
+  swap(w2, w3, 1);
+  swap(w0, w2, 2);
+  swap(w1, w3, 2);
+}
+
+/// Lane t of four neighbours holds columns 8 j + 2 t and the next of a row of 64, j = 0 to 7: bytes
+/// of pair j are half j % 2 of word j / 2. Returns columns 16 t to 16 t + 15.
+__device__ __forceinline__ uint4 gather_bytes(std::uint32_t (&w)[4]) {
+  transpose_words(w[0], w[1], w[2], w[3]);
   return make_uint4(__byte_perm(w[0], w[1], 0x5410), __byte_perm(w[2], w[3], 0x5410),
                     __byte_perm(w[0], w[1], 0x7632), __byte_perm(w[2], w[3], 0x7632));
 }

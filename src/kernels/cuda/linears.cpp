@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <stdexcept>
 
-#include "kernels/cuda/gemm_sm90.h"
+#include "kernels/cuda/latent_attention_sm90.h"
 
 namespace cortex::cuda {
 namespace {
@@ -85,6 +85,21 @@ bool Linears::run_onto(const MatrixView& onto, const MatrixView& x, const Device
   forget(out.data);
   const Rows rows = prepare({}, x, w, kGroupHopper, stream);
   multiply_on_hopper(rows, {}, w, Epilogue::add, out, stream, &onto);
+  return true;
+}
+
+bool Linears::run_and_attend(const NormArgs& norm, const MatrixView& x, const DeviceLinear& w,
+                             const RaggedAttentionArgs& a, cudaStream_t stream) {
+  const MatrixView& out = a.out;
+  if (a.head_dim != kLatentHeadDim || w.out() != 3 * out.cols || !w.any_order() ||
+      a.key_bins != nullptr || !by_hopper(w, Epilogue::store, out) ||
+      !latent_attention_sm90_takes(a.items, static_cast<int>(a.queries), a.heads))
+    return false;
+  const Rows rows = prepare(norm, x, w, kGroupHopper, stream);
+  GemmSm90Args g = product(rows, norm, w, out.rows);
+  g.out = reinterpret_cast<__nv_bfloat16*>(out.data);
+  g.ldo = out.stride;
+  check(latent_attention_sm90(g, static_cast<int>(a.queries), stream), "latent_attention_sm90");
   return true;
 }
 
@@ -191,14 +206,13 @@ void Linears::multiply(const Rows& rows, const NormArgs& norm, const DeviceLinea
   residual_ = {out.data, out.rows, kGroup, narrow_.as<void>()};
 }
 
-void Linears::multiply_on_hopper(const Rows& rows, const NormArgs& norm, const DeviceLinear& w,
-                                 Epilogue epilogue, const MatrixView& out, cudaStream_t stream,
-                                 const MatrixView* onto) {
+GemmSm90Args Linears::product(const Rows& rows, const NormArgs& norm, const DeviceLinear& w,
+                              std::int64_t m) const {
   GemmSm90Args g;
   g.type = w.form() == LinearForm::bf16 ? GemmType::kBf16
            : w.form() == LinearForm::i8 ? GemmType::kInt8
                                         : GemmType::kE4m3;
-  g.m = static_cast<int>(out.rows);
+  g.m = static_cast<int>(m);
   g.n = static_cast<int>(w.out());
   g.k = static_cast<int>(w.in());
   g.a = rows.data;
@@ -212,6 +226,13 @@ void Linears::multiply_on_hopper(const Rows& rows, const NormArgs& norm, const D
   g.eps = norm.eps;
   g.pdl = true;
   g.chains = !w.any_order();
+  return g;
+}
+
+void Linears::multiply_on_hopper(const Rows& rows, const NormArgs& norm, const DeviceLinear& w,
+                                 Epilogue epilogue, const MatrixView& out, cudaStream_t stream,
+                                 const MatrixView* onto) {
+  GemmSm90Args g = product(rows, norm, w, out.rows);
   if (epilogue != Epilogue::add) {
     g.out = reinterpret_cast<__nv_bfloat16*>(out.data);
     g.ldo = out.stride;

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/device_linear.h"
+#include "kernels/cuda/gemm_sm90.h"
 #include "kernels/cuda/launch.h"
 
 namespace cortex::cuda {
@@ -27,6 +28,9 @@ class Linears {
   /// Ops::linear_onto(). False: of a shape that only its two operations take, nothing was done.
   bool run_onto(const MatrixView& onto, const MatrixView& x, const DeviceLinear& w,
                 const MatrixView& out, cudaStream_t stream);
+  /// Ops::project_and_attend() in one kernel. False, as of run_onto().
+  bool run_and_attend(const NormArgs& norm, const MatrixView& x, const DeviceLinear& w,
+                      const RaggedAttentionArgs& attention, cudaStream_t stream);
   /// `written` is not what was left behind of it any more.
   void forget(const void* written);
   void forget_all();
@@ -58,6 +62,9 @@ class Linears {
                   cudaStream_t stream);
   void multiply(const Rows& rows, const NormArgs& norm, const DeviceLinear& w, const float* bias,
                 Epilogue epilogue, const MatrixView& out, cudaStream_t stream);
+  /// The product [m, w.out()] without what becomes of it.
+  GemmSm90Args product(const Rows& rows, const NormArgs& norm, const DeviceLinear& w,
+                       std::int64_t m) const;
   void multiply_on_hopper(const Rows& rows, const NormArgs& norm, const DeviceLinear& w,
                           Epilogue epilogue, const MatrixView& out, cudaStream_t stream,
                           const MatrixView* onto = nullptr);

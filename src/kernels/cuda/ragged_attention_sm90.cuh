@@ -78,29 +78,6 @@ __device__ Work work_of(const Plan& args, int work) {
 
 #if CORTEX_SM90A
 
-/// Keeps what is done with registers on its side of a wait or a fence.
-template <int kCount>
-__device__ __forceinline__ void pin(float (&r)[kCount]) {
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(r[i])::"memory");
-}
-template <int kCount>
-__device__ __forceinline__ void pin(std::uint32_t (&r)[kCount]) {
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) asm volatile("" : "+r"(r[i])::"memory");
-}
-
-/// d += A [64, 16] B [16, 64]: A in registers, words (row 16 w + g, columns 2 t), (row + 8, the
-/// same), (row, columns 2 t + 8), (row + 8, ..) of lane 4 g + t of warp w; rows of B in shared
-/// memory.
-__device__ __forceinline__ void wgmma_rows(float (&d)[32], const std::uint32_t (&a)[4],
-                                           std::uint64_t b) {
-  asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" CORTEX_REGS_32
-               "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;"
-               : CORTEX_OPERANDS_32("+f")
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-}
-
 template <int kStages>
 struct Ring {
   int stage = 0;
@@ -450,7 +427,7 @@ __device__ __forceinline__ void attend(const Plan& args, Shared<kRowGroups>& sha
       for (int k = 0; k < 4; ++k) pin(p[k]);
       wgmma_fence();
 #pragma unroll
-      for (int k = 0; k < 4; ++k) wgmma_rows(out, p[k], values + 128 * k);
+      for (int k = 0; k < 4; ++k) wgmma_64<false>(out, p[k], values + 128 * k, 1);
       wgmma_commit();
       wgmma_wait<0>();
       pin(out);

@@ -23,13 +23,6 @@ constexpr int kMostPolls = 1 << 24;
 
 #if CORTEX_SM90A
 
-/// The same place in block `rank` of the cluster.
-__device__ __forceinline__ std::uint32_t address_at(std::uint32_t address, std::uint32_t rank) {
-  std::uint32_t there;
-  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(address), "r"(rank));
-  return there;
-}
-
 /// To another block; its barrier counts the bytes.
 __device__ __forceinline__ void store_at(std::uint32_t to, float x, std::uint32_t barrier) {
   asm volatile(
@@ -37,29 +30,6 @@ __device__ __forceinline__ void store_at(std::uint32_t to, float x, std::uint32_
       "r"(barrier)
       : "memory");
 }
-__device__ __forceinline__ void copy_to(std::uint32_t to, std::uint32_t from, int bytes,
-                                        std::uint32_t barrier) {
-  asm volatile(
-      "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, "
-      "[%3];" ::"r"(to),
-      "r"(from), "r"(bytes), "r"(barrier)
-      : "memory");
-}
-/// As barrier_wait(), for what other blocks of the cluster stored.
-__device__ __forceinline__ void cluster_wait(std::uint32_t barrier, std::uint32_t parity) {
-  asm volatile(
-      "{\n"
-      ".reg .pred done;\n"
-      "again:\n"
-      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
-      "@done bra over;\n"
-      "bra again;\n"
-      "over:\n"
-      "}\n" ::"r"(barrier),
-      "r"(parity)
-      : "memory");
-}
-
 /// What was written before is seen by whoever sees the value.
 __device__ __forceinline__ void store_release(std::uint64_t* p, std::uint64_t value) {
   asm volatile("st.release.gpu.global.u64 [%0], %1;" ::"l"(p), "l"(value) : "memory");

@@ -1,0 +1,102 @@
+#include "kernels/cuda/latent_attention_sm90.h"
+
+#include <algorithm>
+
+#include "kernels/cuda/gemm_sm90_launch.cuh"
+#include "kernels/cuda/latent_attention_sm90.cuh"
+
+namespace cortex::cuda {
+namespace {
+
+using namespace latents;
+
+constexpr int kTileRows = 64;
+
+template <GemmType Type, int Groups, int Ranks>
+cudaError_t launch_shape(int processors, Launch how) {
+  using S = Shape<Groups, Ranks>;
+  constexpr auto kKernel = project_and_attend<Type, Groups, Ranks>;
+  how.threads = S::kThreads;
+  how.shared = S::kShared;
+  how.cluster_x = Ranks;
+  how.grid = dim3(static_cast<unsigned>(how.args.tiles * Ranks));
+  int clusters = processors;
+  if constexpr (Ranks > 1) {
+    cudaLaunchConfig_t config{};
+    cudaLaunchAttribute attributes[2];
+    cudaError_t error = configure<kKernel>(how, config, attributes);
+    // A cluster that waits for another to end would begin when that one has done all its work.
+    if (error == cudaSuccess) error = cudaOccupancyMaxActiveClusters(&clusters, kKernel, &config);
+    if (error != cudaSuccess) return error;
+    if (clusters == 0) return cudaErrorInvalidValue;
+  }
+  how.grid = dim3(static_cast<unsigned>(std::min(how.args.tiles, clusters) * Ranks));
+  return launch<kKernel>(how);
+}
+
+template <GemmType Type>
+cudaError_t launch_type(int tiles, bool one_group, int processors, const Launch& how) {
+  switch (tiles) {
+    case 2:
+      return one_group ? launch_shape<Type, 1, 2>(processors, how)
+                       : launch_shape<Type, 2, 1>(processors, how);
+    case 4:
+      return one_group ? launch_shape<Type, 1, 4>(processors, how)
+                       : launch_shape<Type, 2, 2>(processors, how);
+    case 6:
+      return one_group ? launch_shape<Type, 1, 6>(processors, how)
+                       : launch_shape<Type, 2, 3>(processors, how);
+    default:
+      return cudaErrorInvalidValue;
+  }
+}
+
+}  // namespace
+
+bool latent_attention_sm90_takes(int items, int latents, int heads) {
+  (void)items;
+  (void)heads;
+  return latents == 128 || latents == 256 || latents == 384;
+}
+
+cudaError_t latent_attention_sm90(const GemmSm90Args& project, int latents, cudaStream_t stream) {
+  const int heads = project.n / kColumns;
+  if (!valid_inputs(project) || project.n % kColumns != 0 || latents <= 0 ||
+      project.m % latents != 0 || !aligned(project.out, 16) || project.ldo % 8 != 0 ||
+      (project.type != GemmType::kBf16 && project.w_scale == nullptr) ||
+      !latent_attention_sm90_takes(project.m / latents, latents, heads))
+    return cudaErrorInvalidValue;
+  if (!tensor_maps_supported()) return cudaErrorNotSupported;
+  int device = 0, processors = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) error = processors_of(device, &processors);
+  if (error != cudaSuccess) return error;
+
+  const int tiles = latents / kTileRows;
+  const int works = project.m / latents * heads;
+  const bool one_group = works * tiles <= processors;
+  Launch how{};
+  how.pdl = project.pdl;
+  how.stream = stream;
+  how.cluster_z = 1;
+  take_inputs(how.args, project);
+  how.args.tiles = works;
+  how.args.out_pointer = project.out;
+  how.args.ldo = project.ldo;
+  const int bytes = element_bytes(project.type);
+  if (!encode(&how.args.a, project.a, bytes, project.m, project.k, project.lda,
+              one_group ? kTileRows : 2 * kTileRows) ||
+      !encode(&how.args.w, project.w, bytes, project.n, project.k, project.k, kHeadDim))
+    return cudaErrorInvalidValue;
+  switch (project.type) {
+    case GemmType::kBf16:
+      return launch_type<GemmType::kBf16>(tiles, one_group, processors, how);
+    case GemmType::kE4m3:
+      return launch_type<GemmType::kE4m3>(tiles, one_group, processors, how);
+    case GemmType::kInt8:
+      return launch_type<GemmType::kInt8>(tiles, one_group, processors, how);
+  }
+  return cudaErrorInvalidValue;
+}
+
+}  // namespace cortex::cuda
