@@ -14,7 +14,7 @@ constexpr int kTileRows = 64;
 
 template <GemmType Type, int Groups, int Ranks>
 cudaError_t launch_shape(int processors, Launch how) {
-  using S = Shape<Groups, Ranks>;
+  using S = Shape<Type, Groups, Ranks>;
   constexpr auto kKernel = project_and_attend<Type, Groups, Ranks>;
   how.threads = S::kThreads;
   how.shared = S::kShared;

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/cuda/gemm_sm90_epilogue.cuh"
 #include "kernels/cuda/gemm_sm90_pair.cuh"
 #include "kernels/cuda/latent_attention_sm90.h"
@@ -10,8 +12,9 @@
 /// A block has 64 latents a warpgroup that multiplies: it computes their q, k and v as a product of
 /// 192 columns, by a ring of slices as in wide_kernel, and keeps q in registers. k and v go, in
 /// bf16, into its own shared memory and from there to the others of the cluster, by tiles of 64
-/// latents. Every warpgroup then attends with its own q to all tiles, its own first, while the ring
-/// fills with what the next head's product begins with.
+/// latents. Every warpgroup then attends with its own q to all tiles, those of its block first. The
+/// product of the next head is issued slice by slice between the softmaxes of this one, so that the
+/// tensor cores have work meanwhile.
 namespace cortex::cuda::latents {
 
 using namespace sm90;
@@ -21,22 +24,24 @@ constexpr int kHeadDim = kLatentHeadDim;
 constexpr int kColumns = 3 * kHeadDim;
 
 /// `Groups`: warpgroups that multiply; `Ranks`: blocks of a cluster.
-template <int Groups, int Ranks>
+template <GemmType Type, int Groups, int Ranks>
 struct Shape {
   static constexpr int kThreads = 128 * (1 + Groups);
+  static constexpr int kRowThreads = 96;  // of the warpgroup that fetches
   static constexpr int kRows = 64 * Groups;
   static constexpr int kTiles = Groups * Ranks;
   static constexpr int kABytes = kRows * kSliceBytes;
   static constexpr int kStage = kABytes + kColumns * kSliceBytes;
   static constexpr int kKeys = kTiles * 2 * kTileBytes;
-  static constexpr int kFactors = kRows * 4;
-  static constexpr int kScales = Groups * kColumns * 4;
+  static constexpr int kFactors = (kRows + kColumns) * 4;
   static constexpr int kBarriers = 256;
-  static constexpr int kRest = kKeys + kFactors + kScales + kBarriers;
-  static constexpr int kStages =
-      (kSharedLimit - kRest) / kStage < 8 ? (kSharedLimit - kRest) / kStage : 8;
+  static constexpr int kRest = kKeys + kFactors + kBarriers;
+  static constexpr int kMostStages = (kSharedLimit - kRest) / kStage;
+  static constexpr int kStages = kMostStages < 8 ? kMostStages : 8;
   static constexpr int kShared = kStages * kStage + kRest;
-  static_assert(kStages >= 3 && 8 * (2 * kStages + kTiles + 1) <= kBarriers);
+  /// Slices of the next product beside the softmax of a tile. Two stages are then filled anew.
+  static constexpr int kBeside = Type == GemmType::kBf16 && kStages > 3 ? 2 : 1;
+  static_assert(kStages >= 3 && 8 * (2 * kStages + kTiles + 3) <= kBarriers);
 };
 
 #if CORTEX_SM90A
@@ -66,10 +71,10 @@ __device__ __forceinline__ void take_columns(std::uint32_t (&words)[4][4], const
 #endif  // CORTEX_SM90A
 
 template <GemmType Type, int Groups, int Ranks>
-__global__ __launch_bounds__(Shape<Groups, Ranks>::kThreads,
+__global__ __launch_bounds__(Shape<Type, Groups, Ranks>::kThreads,
                              1) void project_and_attend(const __grid_constant__ KernelArgs args) {
 #if CORTEX_SM90A
-  using S = Shape<Groups, Ranks>;
+  using S = Shape<Type, Groups, Ranks>;
   using Sum = typename Traits<Type>::Sum;
   constexpr int kStages = S::kStages;
   extern __shared__ __align__(1024) unsigned char shared[];
@@ -77,10 +82,12 @@ __global__ __launch_bounds__(Shape<Groups, Ranks>::kThreads,
   const std::uint32_t keys = base + kStages * S::kStage;  // k and v of tile after tile
   float* const factors = reinterpret_cast<float*>(shared + kStages * S::kStage + S::kKeys);
   float* const scales = factors + S::kRows;
-  const std::uint32_t full = shared_address(scales + Groups * kColumns);
+  const std::uint32_t full = shared_address(scales + kColumns);
   const std::uint32_t empty = full + 8 * kStages;
   const std::uint32_t here = empty + 8 * kStages;   // a tile of k and v
   const std::uint32_t room = here + 8 * S::kTiles;  // nobody reads the tiles before
+  const std::uint32_t factors_here = room + 8;      // and the scales
+  const std::uint32_t factors_taken = room + 16;
 
   const int group = static_cast<int>(threadIdx.x) / 128;
   const int rank = Ranks > 1 ? static_cast<int>(cluster_rank()) : 0;
@@ -100,6 +107,8 @@ __global__ __launch_bounds__(Shape<Groups, Ranks>::kThreads,
     }
     for (int tile = 0; tile < S::kTiles; ++tile) barrier_init(here + 8 * tile, 1);
     barrier_init(room, 4 * S::kTiles);
+    barrier_init(factors_here, S::kRowThreads);
+    barrier_init(factors_taken, 4 * Groups);
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     proxy_fence();
     for (int tile = 0; tile < S::kTiles; ++tile)
@@ -144,6 +153,23 @@ __global__ __launch_bounds__(Shape<Groups, Ranks>::kThreads,
           }
         }
       }
+    } else if (threadIdx.x >= 128 - S::kRowThreads) {
+      // What the sums of a work are multiplied with.
+      const int thread = static_cast<int>(threadIdx.x) - (128 - S::kRowThreads);
+      dependency_wait();
+      std::uint32_t turn = 0;
+      for (int work = cluster; work < args.tiles; work += clusters, turn ^= 1) {
+        barrier_wait(factors_taken, turn ^ 1);
+        for (int i = thread; i < S::kRows; i += S::kRowThreads) {
+          const int row = first_row(work) + i;
+          factors[i] = row_factor(args, load_row(args, row, true), row);
+        }
+        if constexpr (kScaled<Type>) {
+          for (int i = thread; i < kColumns; i += S::kRowThreads)
+            scales[i] = args.w_scale[i / kHeadDim * dim + work % heads * kHeadDim + i % kHeadDim];
+        }
+        barrier_arrive(factors_here);
+      }
     }
   } else {
     if constexpr (Groups > 1) asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
@@ -152,79 +178,58 @@ __global__ __launch_bounds__(Shape<Groups, Ranks>::kThreads,
     const int lane = thread % 32, warp = thread / 32;
     const int own_tile = rank * Groups + consumer;
     const std::uint32_t own_keys = keys + own_tile * 2 * kTileBytes;
-    float* const own_factors = factors + consumer * 64;
-    float* const own_scales = scales + consumer * kColumns;
     const float scale = rsqrtf(static_cast<float>(kHeadDim)) * attention::kLog2E;
-    const auto release = [&](int s) {
-      if (lane == 0) barrier_arrive(empty + 8 * s);
-    };
     dependency_wait();
-    int s = 0;
+    int s = 0, held = 0;  // slices issued and not given back
     std::uint32_t parity = 0, turn = 0;
+    Sum sum[kColumns / 2];
+    const auto multiply = [&](bool first) {
+      barrier_wait(full + 8 * s, parity);
+      const std::uint32_t a = base + s * S::kStage;
+      const std::uint64_t a_desc = descriptor(a + consumer * 64 * kSliceBytes);
+      const std::uint64_t b_desc = descriptor(a + S::kABytes);
+      wgmma_fence();
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        wgmma<Type, kColumns>(sum, a_desc + 2 * i, b_desc + 2 * i, !first || i > 0);
+      wgmma_commit();
+      ++held;
+      if (++s == kStages) {
+        s = 0;
+        parity ^= 1;
+      }
+    };
+    // All slices but the last `pending` are multiplied.
+    const auto release = [&](int pending) {
+      for (; held > pending; --held)
+        if (lane == 0) barrier_arrive(empty + 8 * ((s + kStages - held) % kStages));
+    };
+    const auto multiply_rest = [&](int from) {
+#pragma unroll 1
+      for (int k = from; k < args.k_tiles; ++k) {
+        multiply(false);
+        wgmma_wait<1>();
+        release(1);
+      }
+    };
+    multiply(true);
+    multiply_rest(1);
+    wgmma_wait<0>();
+    release(0);
     for (int work = cluster; work < args.tiles; work += clusters, turn ^= 1) {
       const int row0 = first_row(work) + consumer * 64;
       const int head = work % heads;
-      // Loaded before the product and used after it.
-      const RowParts parts = load_row(args, row0 + thread, thread < 64);
-      float column_scale[2] = {};
-      if constexpr (kScaled<Type>) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const int column = thread + 128 * i;
-          if (column < kColumns)
-            column_scale[i] =
-                args.w_scale[column / kHeadDim * dim + head * kHeadDim + column % kHeadDim];
-        }
-      }
-      Sum sum[kColumns / 2];
-      const auto multiply = [&](bool first) {
-        barrier_wait(full + 8 * s, parity);
-        const std::uint32_t a = base + s * S::kStage;
-        const std::uint64_t a_desc = descriptor(a + consumer * 64 * kSliceBytes);
-        const std::uint64_t b_desc = descriptor(a + S::kABytes);
-        wgmma_fence();
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-          wgmma<Type, kColumns>(sum, a_desc + 2 * i, b_desc + 2 * i, !first || i > 0);
-        wgmma_commit();
-      };
-      const auto advance = [&] {
-        if (++s == kStages) {
-          s = 0;
-          parity ^= 1;
-        }
-      };
-      // The first slice apart, so that the registers of the sums are free until then.
-      multiply(true);
-      int before = s;
-      advance();
-#pragma unroll 1
-      for (int k = 1; k < args.k_tiles; ++k) {
-        multiply(false);
-        wgmma_wait<1>();
-        release(before);
-        before = s;
-        advance();
-      }
-      wgmma_wait<0>();
-      release(before);
-
-      if (thread < 64) own_factors[thread] = row_factor(args, parts, row0 + thread);
-      if constexpr (kScaled<Type>) {
-        own_scales[thread] = column_scale[0];
-        if (thread < kColumns - 128) own_scales[thread + 128] = column_scale[1];
-      }
-      named_barrier(1 + consumer);
-      float factor[1][2];
-      take_factors(factor, own_factors, thread);
       std::uint32_t q[4][4];
-      take_columns<Type>(q, sum, 0, factor[0], own_scales);
+      barrier_wait(factors_here, turn);
+      float factor[1][2];
+      take_factors(factor, factors + consumer * 64, thread);
+      take_columns<Type>(q, sum, 0, factor[0], scales);
       // The first time there is room.
       barrier_wait(room, turn ^ 1);
 #pragma unroll
       for (int part = 0; part < 2; ++part) {
         std::uint32_t words[4][4];
-        take_columns<Type>(words, sum, 1 + part, factor[0], own_scales);
+        take_columns<Type>(words, sum, 1 + part, factor[0], scales);
         const std::uint32_t to = own_keys + part * kTileBytes + (warp * 16 + lane % 16) * 128;
 #pragma unroll
         for (int i = 0; i < 4; ++i)
@@ -233,6 +238,7 @@ __global__ __launch_bounds__(Shape<Groups, Ranks>::kThreads,
       }
       proxy_fence();
       named_barrier(1 + consumer);
+      if (lane == 0) barrier_arrive(factors_taken);
       if (thread == 0) {
         const std::uint32_t barrier = here + 8 * own_tile;
         barrier_arrive(barrier);
@@ -243,13 +249,13 @@ __global__ __launch_bounds__(Shape<Groups, Ranks>::kThreads,
       }
 
       float out[32], top[2] = {-INFINITY, -INFINITY}, total[2] = {0, 0};
-      float scores[2][32];
 #pragma unroll
       for (int i = 0; i < 32; ++i) out[i] = 0;
-      // Scores of a tile are under way while those of the one before go through the softmax.
-      const auto tile_of = [&](int i) { return (own_tile + i) % S::kTiles; };
-      const auto begin_scores = [&](int i) {
-        const int tile = tile_of(i);
+      // The block's own tiles first, the warpgroup's before all.
+      const auto tile_of = [&](int i) {
+        return (rank + i / Groups) % Ranks * Groups + (consumer + i) % Groups;
+      };
+      const auto wait_tile = [&](int tile) {
         if constexpr (Ranks > 1) {
           cluster_wait(here + 8 * tile, turn);
           if (thread == 0 && consumer == 0 && tile / Groups != rank)
@@ -257,64 +263,102 @@ __global__ __launch_bounds__(Shape<Groups, Ranks>::kThreads,
         } else {
           barrier_wait(here + 8 * tile, turn);
         }
-        const std::uint64_t k = descriptor(keys + tile * 2 * kTileBytes);
-        wgmma_fence();
-#pragma unroll
-        for (int j = 0; j < 4; ++j) wgmma_64<true>(scores[i % 2], q[j], k + 2 * j, j > 0);
-        wgmma_commit();
       };
-#pragma unroll
-      for (int j = 0; j < 4; ++j) pin(q[j]);
-      begin_scores(0);
-#pragma unroll
-      for (int i = 0; i < S::kTiles; ++i) {
-        wgmma_wait<0>();
-        pin(scores[i % 2]);
-        pin(out);
-        if (i + 1 < S::kTiles) begin_scores(i + 1);
-        attention::soften(scores[i % 2], out, top, total, scale);
+      // `Next`: beside the next product, up to its last slice.
+      const auto attend = [&](auto next) {
+        constexpr int kBeside = decltype(next)::value ? S::kBeside : 0;
+        float scores[32];
         std::uint32_t p[4][4];
 #pragma unroll
-        for (int j = 0; j < 16; ++j)
-          p[j / 4][j % 4] = pack(scores[i % 2][2 * j], scores[i % 2][2 * j + 1]);
-        pin(out);
+        for (int j = 0; j < 4; ++j) pin(q[j]);
 #pragma unroll
-        for (int j = 0; j < 4; ++j) pin(p[j]);
-        const std::uint64_t v = descriptor(keys + tile_of(i) * 2 * kTileBytes + kTileBytes);
-        wgmma_fence();
+        for (int i = 0; i < S::kTiles; ++i) {
+          const int tile = tile_of(i);
+          wait_tile(tile);
+          const std::uint64_t k = descriptor(keys + tile * 2 * kTileBytes);
+          wgmma_fence();
 #pragma unroll
-        for (int j = 0; j < 4; ++j) wgmma_64<false>(out, p[j], v + 128 * j, 1);
-        wgmma_commit();
-      }
-      wgmma_wait<0>();
-      pin(out);
-      if (lane < Ranks) {
-        if (lane == rank)
-          barrier_arrive(room);
-        else
-          barrier_arrive_at(room, lane);
-      }
-
-      Bf16* const to = args.out_pointer + head * kHeadDim;
+          for (int j = 0; j < 4; ++j) wgmma_64<true>(scores, q[j], k + 2 * j, j > 0);
+          wgmma_commit();
+          constexpr int kLast = S::kTiles - 1;
+          const int beside = i < kLast ? kBeside : kBeside - 1;
+          if constexpr (kBeside > 0) {
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        float weight = total[half];
-        weight += __shfl_xor_sync(kAllLanes, weight, 1);
-        weight += __shfl_xor_sync(kAllLanes, weight, 2);
-        const float inverse = 1.0f / weight;
-        std::uint32_t words[2][4];
+            for (int n = 0; n < kBeside; ++n)
+              if (n < beside) multiply(i == 0 && n == 0);
+          }
+          if (beside == 2)
+            wgmma_wait<2>();
+          else if (beside == 1)
+            wgmma_wait<1>();
+          else
+            wgmma_wait<0>();
+          pin(scores);
+          pin(out);
+          attention::soften(scores, out, top, total, scale);
 #pragma unroll
-        for (int j = 0; j < 8; ++j)
-          words[j % 2][j / 2] =
-              pack(out[4 * j + 2 * half] * inverse, out[4 * j + 2 * half + 1] * inverse);
-        const std::int64_t row = row0 + warp * 16 + 8 * half + lane / 4;
+          for (int j = 0; j < 16; ++j) p[j / 4][j % 4] = pack(scores[2 * j], scores[2 * j + 1]);
+          if constexpr (kBeside > 0) {
+            wgmma_wait<0>();
+            release(0);
+          }
+          pin(out);
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          std::uint32_t(&w)[4] = words[i];
-          transpose_words(w[0], w[1], w[2], w[3]);
-          *reinterpret_cast<uint4*>(to + row * args.ldo + 16 * (lane % 4) + 8 * i) = {w[0], w[1],
-                                                                                      w[2], w[3]};
+          for (int j = 0; j < 4; ++j) pin(p[j]);
+          const std::uint64_t v = descriptor(keys + tile * 2 * kTileBytes + kTileBytes);
+          wgmma_fence();
+#pragma unroll
+          for (int j = 0; j < 4; ++j) wgmma_64<false>(out, p[j], v + 128 * j, 1);
+          wgmma_commit();
         }
+        if constexpr (kBeside > 0) {
+          multiply(false);
+          wgmma_wait<1>();
+        } else {
+          wgmma_wait<0>();
+        }
+        pin(out);
+      };
+      const auto store = [&] {
+        if (lane < Ranks) {
+          if (lane == rank)
+            barrier_arrive(room);
+          else
+            barrier_arrive_at(room, lane);
+        }
+
+        Bf16* const to = args.out_pointer + head * kHeadDim;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          float weight = total[half];
+          weight += __shfl_xor_sync(kAllLanes, weight, 1);
+          weight += __shfl_xor_sync(kAllLanes, weight, 2);
+          const float inverse = 1.0f / weight;
+          std::uint32_t words[2][4];
+#pragma unroll
+          for (int j = 0; j < 8; ++j)
+            words[j % 2][j / 2] =
+                pack(out[4 * j + 2 * half] * inverse, out[4 * j + 2 * half + 1] * inverse);
+          const std::int64_t row = row0 + warp * 16 + 8 * half + lane / 4;
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {
+            std::uint32_t(&w)[4] = words[i];
+            transpose_words(w[0], w[1], w[2], w[3]);
+            *reinterpret_cast<uint4*>(to + row * args.ldo + 16 * (lane % 4) + 8 * i) = {w[0], w[1],
+                                                                                        w[2], w[3]};
+          }
+        }
+      };
+      // Apart, for the sums of the next product are under way in one of them.
+      if (work + clusters < args.tiles) {
+        attend(std::true_type());
+        store();
+        multiply_rest(S::kBeside * S::kTiles);
+        wgmma_wait<0>();
+        release(0);
+      } else {
+        attend(std::false_type());
+        store();
       }
     }
   }
