@@ -10,13 +10,15 @@ namespace {
 
 using namespace latents;
 
-constexpr int kTileRows = 64;
+// Fewer blocks leave multiprocessors without one, and smaller tiles of two kernels win.
+constexpr int kLeastBlocks = 96;
+constexpr int kMostRanks = 3;
 
-template <GemmType Type, int Groups, int Ranks>
+template <GemmType Type, int Ranks>
 cudaError_t launch_shape(int processors, Launch how) {
-  using S = Shape<Type, Groups, Ranks>;
-  constexpr auto kKernel = project_and_attend<Type, Groups, Ranks>;
-  how.threads = S::kThreads;
+  using S = Shape<Type, Ranks>;
+  constexpr auto kKernel = project_and_attend<Type, Ranks>;
+  how.threads = kThreads;
   how.shared = S::kShared;
   how.cluster_x = Ranks;
   how.grid = dim3(static_cast<unsigned>(how.args.tiles * Ranks));
@@ -35,17 +37,14 @@ cudaError_t launch_shape(int processors, Launch how) {
 }
 
 template <GemmType Type>
-cudaError_t launch_type(int tiles, bool one_group, int processors, const Launch& how) {
-  switch (tiles) {
+cudaError_t launch_type(int ranks, int processors, const Launch& how) {
+  switch (ranks) {
+    case 1:
+      return launch_shape<Type, 1>(processors, how);
     case 2:
-      return one_group ? launch_shape<Type, 1, 2>(processors, how)
-                       : launch_shape<Type, 2, 1>(processors, how);
-    case 4:
-      return one_group ? launch_shape<Type, 1, 4>(processors, how)
-                       : launch_shape<Type, 2, 2>(processors, how);
-    case 6:
-      return one_group ? launch_shape<Type, 1, 6>(processors, how)
-                       : launch_shape<Type, 2, 3>(processors, how);
+      return launch_shape<Type, 2>(processors, how);
+    case 3:
+      return launch_shape<Type, 3>(processors, how);
     default:
       return cudaErrorInvalidValue;
   }
@@ -54,9 +53,8 @@ cudaError_t launch_type(int tiles, bool one_group, int processors, const Launch&
 }  // namespace
 
 bool latent_attention_sm90_takes(int items, int latents, int heads) {
-  (void)items;
-  (void)heads;
-  return latents == 128 || latents == 256 || latents == 384;
+  return latents > 0 && latents % kRows == 0 && latents <= kMostRanks * kRows &&
+         heads * kHeadDim >= 2 * latents && items * heads * (latents / kRows) >= kLeastBlocks;
 }
 
 cudaError_t latent_attention_sm90(const GemmSm90Args& project, int latents, cudaStream_t stream) {
@@ -72,29 +70,25 @@ cudaError_t latent_attention_sm90(const GemmSm90Args& project, int latents, cuda
   if (error == cudaSuccess) error = processors_of(device, &processors);
   if (error != cudaSuccess) return error;
 
-  const int tiles = latents / kTileRows;
-  const int works = project.m / latents * heads;
-  const bool one_group = works * tiles <= processors;
   Launch how{};
   how.pdl = project.pdl;
   how.stream = stream;
   how.cluster_z = 1;
   take_inputs(how.args, project);
-  how.args.tiles = works;
+  how.args.tiles = project.m / latents * heads;
   how.args.out_pointer = project.out;
   how.args.ldo = project.ldo;
   const int bytes = element_bytes(project.type);
-  if (!encode(&how.args.a, project.a, bytes, project.m, project.k, project.lda,
-              one_group ? kTileRows : 2 * kTileRows) ||
+  if (!encode(&how.args.a, project.a, bytes, project.m, project.k, project.lda, kRows) ||
       !encode(&how.args.w, project.w, bytes, project.n, project.k, project.k, kHeadDim))
     return cudaErrorInvalidValue;
   switch (project.type) {
     case GemmType::kBf16:
-      return launch_type<GemmType::kBf16>(tiles, one_group, processors, how);
+      return launch_type<GemmType::kBf16>(latents / kRows, processors, how);
     case GemmType::kE4m3:
-      return launch_type<GemmType::kE4m3>(tiles, one_group, processors, how);
+      return launch_type<GemmType::kE4m3>(latents / kRows, processors, how);
     case GemmType::kInt8:
-      return launch_type<GemmType::kInt8>(tiles, one_group, processors, how);
+      return launch_type<GemmType::kInt8>(latents / kRows, processors, how);
   }
   return cudaErrorInvalidValue;
 }

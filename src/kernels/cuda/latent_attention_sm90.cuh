@@ -22,14 +22,15 @@ using attention::kTileBytes;  // of k or v of 64 latents, swizzled
 
 constexpr int kHeadDim = kLatentHeadDim;
 constexpr int kColumns = 3 * kHeadDim;
+constexpr int kGroups = 2;  // warpgroups that multiply
+constexpr int kRows = 64 * kGroups;
+constexpr int kThreads = 128 * (1 + kGroups);
+constexpr int kRowThreads = 96;  // of the warpgroup that fetches
 
-/// `Groups`: warpgroups that multiply; `Ranks`: blocks of a cluster.
-template <GemmType Type, int Groups, int Ranks>
+/// `Ranks`: blocks of a cluster.
+template <GemmType Type, int Ranks>
 struct Shape {
-  static constexpr int kThreads = 128 * (1 + Groups);
-  static constexpr int kRowThreads = 96;  // of the warpgroup that fetches
-  static constexpr int kRows = 64 * Groups;
-  static constexpr int kTiles = Groups * Ranks;
+  static constexpr int kTiles = kGroups * Ranks;
   static constexpr int kABytes = kRows * kSliceBytes;
   static constexpr int kStage = kABytes + kColumns * kSliceBytes;
   static constexpr int kKeys = kTiles * 2 * kTileBytes;
@@ -70,18 +71,18 @@ __device__ __forceinline__ void take_columns(std::uint32_t (&words)[4][4], const
 
 #endif  // CORTEX_SM90A
 
-template <GemmType Type, int Groups, int Ranks>
-__global__ __launch_bounds__(Shape<Type, Groups, Ranks>::kThreads,
+template <GemmType Type, int Ranks>
+__global__ __launch_bounds__(kThreads,
                              1) void project_and_attend(const __grid_constant__ KernelArgs args) {
 #if CORTEX_SM90A
-  using S = Shape<Type, Groups, Ranks>;
+  using S = Shape<Type, Ranks>;
   using Sum = typename Traits<Type>::Sum;
   constexpr int kStages = S::kStages;
   extern __shared__ __align__(1024) unsigned char shared[];
   const std::uint32_t base = shared_address(shared);
   const std::uint32_t keys = base + kStages * S::kStage;  // k and v of tile after tile
   float* const factors = reinterpret_cast<float*>(shared + kStages * S::kStage + S::kKeys);
-  float* const scales = factors + S::kRows;
+  float* const scales = factors + kRows;
   const std::uint32_t full = shared_address(scales + kColumns);
   const std::uint32_t empty = full + 8 * kStages;
   const std::uint32_t here = empty + 8 * kStages;   // a tile of k and v
@@ -95,7 +96,7 @@ __global__ __launch_bounds__(Shape<Type, Groups, Ranks>::kThreads,
   const int clusters = static_cast<int>(gridDim.x) / Ranks;
   const int heads = args.n / kColumns;
   const int dim = heads * kHeadDim;
-  const auto first_row = [&](int work) { return (work / heads * Ranks + rank) * S::kRows; };
+  const auto first_row = [&](int work) { return (work / heads * Ranks + rank) * kRows; };
 
   if (threadIdx.x == 0) {
     if (base % 1024 != 0) __trap();
@@ -103,16 +104,16 @@ __global__ __launch_bounds__(Shape<Type, Groups, Ranks>::kThreads,
     prefetch_map(&args.a);
     for (int s = 0; s < kStages; ++s) {
       barrier_init(full + 8 * s, 1);
-      barrier_init(empty + 8 * s, 4 * Groups);  // warps
+      barrier_init(empty + 8 * s, 4 * kGroups);  // warps
     }
     for (int tile = 0; tile < S::kTiles; ++tile) barrier_init(here + 8 * tile, 1);
     barrier_init(room, 4 * S::kTiles);
-    barrier_init(factors_here, S::kRowThreads);
-    barrier_init(factors_taken, 4 * Groups);
+    barrier_init(factors_here, kRowThreads);
+    barrier_init(factors_taken, 4 * kGroups);
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     proxy_fence();
     for (int tile = 0; tile < S::kTiles; ++tile)
-      if (tile / Groups != rank) barrier_expect(here + 8 * tile, 2 * kTileBytes);
+      if (tile / kGroups != rank) barrier_expect(here + 8 * tile, 2 * kTileBytes);
   }
   if constexpr (Ranks > 1)
     cluster_sync();
@@ -121,7 +122,7 @@ __global__ __launch_bounds__(Shape<Type, Groups, Ranks>::kThreads,
   dependents_may_launch();
 
   if (group == 0) {
-    if constexpr (Groups > 1) asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
     if (threadIdx.x == 0) {
       const auto load_w = [&](int s, int work, int k) {
         const std::uint32_t to = base + s * S::kStage + S::kABytes;
@@ -153,32 +154,33 @@ __global__ __launch_bounds__(Shape<Type, Groups, Ranks>::kThreads,
           }
         }
       }
-    } else if (threadIdx.x >= 128 - S::kRowThreads) {
+    } else if (threadIdx.x >= 128 - kRowThreads) {
       // What the sums of a work are multiplied with.
-      const int thread = static_cast<int>(threadIdx.x) - (128 - S::kRowThreads);
+      const int thread = static_cast<int>(threadIdx.x) - (128 - kRowThreads);
       dependency_wait();
       std::uint32_t turn = 0;
       for (int work = cluster; work < args.tiles; work += clusters, turn ^= 1) {
         barrier_wait(factors_taken, turn ^ 1);
-        for (int i = thread; i < S::kRows; i += S::kRowThreads) {
+        for (int i = thread; i < kRows; i += kRowThreads) {
           const int row = first_row(work) + i;
           factors[i] = row_factor(args, load_row(args, row, true), row);
         }
         if constexpr (kScaled<Type>) {
-          for (int i = thread; i < kColumns; i += S::kRowThreads)
+          for (int i = thread; i < kColumns; i += kRowThreads)
             scales[i] = args.w_scale[i / kHeadDim * dim + work % heads * kHeadDim + i % kHeadDim];
         }
         barrier_arrive(factors_here);
       }
     }
   } else {
-    if constexpr (Groups > 1) asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
     const int consumer = group - 1;
     const int thread = static_cast<int>(threadIdx.x) % 128;
     const int lane = thread % 32, warp = thread / 32;
-    const int own_tile = rank * Groups + consumer;
+    const int own_tile = rank * kGroups + consumer;
     const std::uint32_t own_keys = keys + own_tile * 2 * kTileBytes;
     const float scale = rsqrtf(static_cast<float>(kHeadDim)) * attention::kLog2E;
+    if (consumer == 1) turn_pass(0);
     dependency_wait();
     int s = 0, held = 0;  // slices issued and not given back
     std::uint32_t parity = 0, turn = 0;
@@ -253,12 +255,12 @@ __global__ __launch_bounds__(Shape<Type, Groups, Ranks>::kThreads,
       for (int i = 0; i < 32; ++i) out[i] = 0;
       // The block's own tiles first, the warpgroup's before all.
       const auto tile_of = [&](int i) {
-        return (rank + i / Groups) % Ranks * Groups + (consumer + i) % Groups;
+        return (rank + i / kGroups) % Ranks * kGroups + (consumer + i) % kGroups;
       };
       const auto wait_tile = [&](int tile) {
         if constexpr (Ranks > 1) {
           cluster_wait(here + 8 * tile, turn);
-          if (thread == 0 && consumer == 0 && tile / Groups != rank)
+          if (thread == 0 && consumer == 0 && tile / kGroups != rank)
             barrier_expect(here + 8 * tile, 2 * kTileBytes);
         } else {
           barrier_wait(here + 8 * tile, turn);
@@ -266,7 +268,8 @@ __global__ __launch_bounds__(Shape<Type, Groups, Ranks>::kThreads,
       };
       // `Next`: beside the next product, up to its last slice.
       const auto attend = [&](auto next) {
-        constexpr int kBeside = decltype(next)::value ? S::kBeside : 0;
+        constexpr bool kNext = decltype(next)::value;
+        constexpr int kBeside = kNext ? S::kBeside : 0, kLast = S::kTiles - 1;
         float scores[32];
         std::uint32_t p[4][4];
 #pragma unroll
@@ -280,13 +283,10 @@ __global__ __launch_bounds__(Shape<Type, Groups, Ranks>::kThreads,
 #pragma unroll
           for (int j = 0; j < 4; ++j) wgmma_64<true>(scores, q[j], k + 2 * j, j > 0);
           wgmma_commit();
-          constexpr int kLast = S::kTiles - 1;
           const int beside = i < kLast ? kBeside : kBeside - 1;
-          if constexpr (kBeside > 0) {
 #pragma unroll
-            for (int n = 0; n < kBeside; ++n)
-              if (n < beside) multiply(i == 0 && n == 0);
-          }
+          for (int n = 0; n < kBeside; ++n)
+            if (n < beside) multiply(i == 0 && n == 0);
           if (beside == 2)
             wgmma_wait<2>();
           else if (beside == 1)
@@ -295,28 +295,28 @@ __global__ __launch_bounds__(Shape<Type, Groups, Ranks>::kThreads,
             wgmma_wait<0>();
           pin(scores);
           pin(out);
+          // Alone, by turns: one's products run beside the other's softmax.
+          if constexpr (!kNext) turn_wait(consumer);
           attention::soften(scores, out, top, total, scale);
 #pragma unroll
           for (int j = 0; j < 16; ++j) p[j / 4][j % 4] = pack(scores[2 * j], scores[2 * j + 1]);
-          if constexpr (kBeside > 0) {
-            wgmma_wait<0>();
-            release(0);
-          }
           pin(out);
 #pragma unroll
           for (int j = 0; j < 4; ++j) pin(p[j]);
+          if constexpr (kNext) {
+            wgmma_wait<0>();
+            release(0);
+          } else if (i < kLast || consumer == 0) {
+            turn_pass(1 - consumer);
+          }
           const std::uint64_t v = descriptor(keys + tile * 2 * kTileBytes + kTileBytes);
           wgmma_fence();
 #pragma unroll
           for (int j = 0; j < 4; ++j) wgmma_64<false>(out, p[j], v + 128 * j, 1);
           wgmma_commit();
         }
-        if constexpr (kBeside > 0) {
-          multiply(false);
-          wgmma_wait<1>();
-        } else {
-          wgmma_wait<0>();
-        }
+        if constexpr (kNext) multiply(false);
+        wgmma_wait<kNext ? 1 : 0>();
         pin(out);
       };
       const auto store = [&] {
