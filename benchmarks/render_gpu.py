@@ -172,6 +172,31 @@ def window_blocks(doc, table):
         + f"; racecheck {report['sanitizer']['racecheck']}\n"]
 
 
+def latent_attention(doc, table):
+    report, path = doc.load("gpu_latent_attention.json")
+    if not report:
+        return
+    def rows(results):
+        return table(["model", "precision", "batch", "two kernels", "one kernel"],
+                     [[r["model"], r["precision"], str(r["batch"]),
+                       ", ".join(map(micro, r["before_us"])), ", ".join(map(micro, r["after_us"]))]
+                      for r in results])
+    def pairs(times):
+        return ", ".join(f"{of} windows {micro(us)}" for of, us in times.items())
+    doc.parts += [
+        "### Projection and attention of windows in one kernel\n",
+        f"{report['command']}, {report['date']}, {report['device']['gpu']}, revision "
+        f"{report['revision']}, microseconds: [{path.name}]({path.as_posix()}). {report['note']}\n",
+        rows(report["results"]),
+        "Not taken, for no gain or a loss:\n", rows(report["not_taken"]),
+        "The kernel alone, in a graph of 20:\n",
+        table(["windows", "form", "us"], [[str(k["windows"]), k["form"], micro(k["us"])]
+                                          for k in report["kernel"]]),
+        "Tried in the same calls and not kept, whole forwards of cortex-s: "
+        + "; ".join(f"{t['what']}: {pairs(t['us'])}, without it {pairs(t['against'])}"
+                    for t in report["tried"]) + ".\n"]
+
+
 def attention_stages(doc, table):
     report, path = doc.load("attention_stages.json")
     if not report:
@@ -192,4 +217,5 @@ def sections(doc, table):
     kernels(doc, table)
     linears(doc, table)
     window_blocks(doc, table)
+    latent_attention(doc, table)
     attention_stages(doc, table)

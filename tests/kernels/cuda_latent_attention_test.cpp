@@ -13,7 +13,7 @@ class CudaLatentAttention : public testing::CudaBlocks<true> {
   struct Case {
     int dim, latents;
   };
-  static constexpr Case kCases[] = {{256, 128}, {512, 256}, {768, 384}};
+  static constexpr Case kCases[] = {{256, 128}, {512, 256}};
 
   /// What a window's block has, `type` being that of its weight: bf16, i8, or f32 for e4m3.
   void build(const Case& c, DType type) {
@@ -93,8 +93,10 @@ TEST_F(CudaLatentAttention, EqualsTheTwoOperationsInEveryTypeAndShape) {
       set_up({.fp8 = true});
     }
     for (const Case& c : kCases) {
-      // One and several heads a cluster.
-      for (const int items : {24, 37}) {
+      // One and several heads a cluster; one alone with e4m3.
+      const int one_each = c.latents == 128 ? 24 : 8;
+      for (const int items : {one_each, 37}) {
+        if (type == DType::f32 && items > one_each) continue;
         build(c, type);
         auto x = rows_of(items);
         open(items, x);
@@ -154,10 +156,11 @@ TEST_F(CudaLatentAttention, AWindowHasTheSameBitsEveryTimeAndBesideOthers) {
 }
 
 TEST_F(CudaLatentAttention, OtherShapesAreLeftToTheOperations) {
-  for (const Case& c : {Case{256, 192}, Case{256, 128}}) {
+  for (const Case& c : {Case{256, 192}, Case{256, 128}, Case{768, 384}}) {
+    const int items = c.latents == 128 ? 2 : 24;
     build(c, DType::bf16);
-    auto x = rows_of(2);
-    open(2, x);
+    auto x = rows_of(items);
+    open(items, x);
     const auto got = in_one();
     for (const float used : get(room_)) ASSERT_FALSE(std::isnan(used));
     EXPECT_EQ(got, one_by_one());

@@ -10,9 +10,11 @@ namespace {
 
 using namespace latents;
 
-// Fewer blocks leave multiprocessors without one, and smaller tiles of two kernels win.
-constexpr int kLeastBlocks = 96;
-constexpr int kMostRanks = 3;
+// Fewer blocks leave multiprocessors without one, and smaller tiles of two kernels win. With e4m3
+// the projection is so short that its kernel and one of four attending warpgroups win where blocks
+// have more than a head each.
+constexpr int kLeastBlocks = 96, kMostBlocksE4m3 = 132;
+constexpr int kMostRanks = 2;
 
 template <GemmType Type, int Ranks>
 cudaError_t launch_shape(int processors, Launch how) {
@@ -43,8 +45,6 @@ cudaError_t launch_type(int ranks, int processors, const Launch& how) {
       return launch_shape<Type, 1>(processors, how);
     case 2:
       return launch_shape<Type, 2>(processors, how);
-    case 3:
-      return launch_shape<Type, 3>(processors, how);
     default:
       return cudaErrorInvalidValue;
   }
@@ -52,17 +52,20 @@ cudaError_t launch_type(int ranks, int processors, const Launch& how) {
 
 }  // namespace
 
-bool latent_attention_sm90_takes(int items, int latents, int heads) {
-  return latents > 0 && latents % kRows == 0 && latents <= kMostRanks * kRows &&
-         heads * kHeadDim >= 2 * latents && items * heads * (latents / kRows) >= kLeastBlocks;
+bool latent_attention_sm90_takes(GemmType type, int items, int latents, int heads) {
+  if (latents <= 0 || latents % kRows != 0 || latents > kMostRanks * kRows ||
+      heads * kHeadDim < 2 * latents)
+    return false;
+  const int blocks = items * heads * (latents / kRows);
+  return blocks >= kLeastBlocks && (type != GemmType::kE4m3 || blocks <= kMostBlocksE4m3);
 }
 
 cudaError_t latent_attention_sm90(const GemmSm90Args& project, int latents, cudaStream_t stream) {
   const int heads = project.n / kColumns;
-  if (!valid_inputs(project) || project.n % kColumns != 0 || latents <= 0 ||
-      project.m % latents != 0 || !aligned(project.out, 16) || project.ldo % 8 != 0 ||
-      (project.type != GemmType::kBf16 && project.w_scale == nullptr) ||
-      !latent_attention_sm90_takes(project.m / latents, latents, heads))
+  if (!valid_inputs(project) || project.n != 3 * project.k || heads * kHeadDim != project.k ||
+      latents <= 0 || project.m % latents != 0 || !aligned(project.out, 16) ||
+      project.ldo % 8 != 0 || (project.type != GemmType::kBf16 && project.w_scale == nullptr) ||
+      !latent_attention_sm90_takes(project.type, project.m / latents, latents, heads))
     return cudaErrorInvalidValue;
   if (!tensor_maps_supported()) return cudaErrorNotSupported;
   int device = 0, processors = 0;

@@ -115,6 +115,7 @@ __global__ __launch_bounds__(kThreads,
     for (int tile = 0; tile < S::kTiles; ++tile)
       if (tile / kGroups != rank) barrier_expect(here + 8 * tile, 2 * kTileBytes);
   }
+  __syncwarp();
   if constexpr (Ranks > 1)
     cluster_sync();
   else

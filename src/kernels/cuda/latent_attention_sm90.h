@@ -16,8 +16,8 @@ inline constexpr int kLatentHeadDim = 64;
 /// Returns cudaErrorInvalidValue for what latent_attention_sm90_takes() does not.
 cudaError_t latent_attention_sm90(const GemmSm90Args& project, int latents, cudaStream_t stream);
 
-/// Whether so many latents a window, in this many windows, are attended to by that kernel, and
-/// sooner than by a kernel for each of the two operations.
-bool latent_attention_sm90_takes(int items, int latents, int heads);
+/// Whether that kernel is for weights of this type, so many windows, latents of each and heads, and
+/// sooner done than a kernel for each of the two operations.
+bool latent_attention_sm90_takes(GemmType type, int items, int latents, int heads);
 
 }  // namespace cortex::cuda

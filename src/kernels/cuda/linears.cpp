@@ -8,6 +8,12 @@
 namespace cortex::cuda {
 namespace {
 
+GemmType type_of(const DeviceLinear& w) {
+  return w.form() == LinearForm::bf16 ? GemmType::kBf16
+         : w.form() == LinearForm::i8 ? GemmType::kInt8
+                                      : GemmType::kE4m3;
+}
+
 // Columns whose squares an epilogue adds up.
 constexpr int kGroup = 2;
 constexpr int kGroupHopper = 64;
@@ -91,9 +97,10 @@ bool Linears::run_onto(const MatrixView& onto, const MatrixView& x, const Device
 bool Linears::run_and_attend(const NormArgs& norm, const MatrixView& x, const DeviceLinear& w,
                              const RaggedAttentionArgs& a, cudaStream_t stream) {
   const MatrixView& out = a.out;
-  if (a.head_dim != kLatentHeadDim || w.out() != 3 * out.cols || !w.any_order() ||
-      a.key_bins != nullptr || !by_hopper(w, Epilogue::store, out) ||
-      !latent_attention_sm90_takes(a.items, static_cast<int>(a.queries), a.heads))
+  if (a.head_dim != kLatentHeadDim || out.cols != std::int64_t{a.heads} * kLatentHeadDim ||
+      out.rows != a.items * a.queries || w.in() != out.cols || w.out() != 3 * out.cols ||
+      !w.any_order() || a.key_bins != nullptr || !by_hopper(w, Epilogue::store, out) ||
+      !latent_attention_sm90_takes(type_of(w), a.items, static_cast<int>(a.queries), a.heads))
     return false;
   const Rows rows = prepare(norm, x, w, kGroupHopper, stream);
   GemmSm90Args g = product(rows, norm, w, out.rows);
@@ -209,9 +216,7 @@ void Linears::multiply(const Rows& rows, const NormArgs& norm, const DeviceLinea
 GemmSm90Args Linears::product(const Rows& rows, const NormArgs& norm, const DeviceLinear& w,
                               std::int64_t m) const {
   GemmSm90Args g;
-  g.type = w.form() == LinearForm::bf16 ? GemmType::kBf16
-           : w.form() == LinearForm::i8 ? GemmType::kInt8
-                                        : GemmType::kE4m3;
+  g.type = type_of(w);
   g.m = static_cast<int>(m);
   g.n = static_cast<int>(w.out());
   g.k = static_cast<int>(w.in());
