@@ -150,6 +150,13 @@ def linears(doc, table):
                "half the bytes copied"], stages)]
 
 
+def sanitizer(report):
+    found = report["sanitizer"]
+    return (f"compute-sanitizer on {found['test']}: "
+            + ", ".join(f"{tool} {n} errors" for tool, n in found["errors"].items())
+            + f"; racecheck {found['racecheck']}")
+
+
 def window_blocks(doc, table):
     report, path = doc.load("gpu_window_blocks.json")
     if not report:
@@ -166,10 +173,7 @@ def window_blocks(doc, table):
                 ", ".join(map(micro, r["p99_us"]))] for r in report["results"]]),
         f"Beside PyTorch in one run, {peers['model']}, {peers['batch']} window: "
         f"{micro(peers['p50_us'])}, {best} {micro(peers['peer_us'][best])}, ratio "
-        f"{peers['p50_us'] / peers['peer_us'][best]:.2f}. compute-sanitizer on "
-        f"{report['sanitizer']['test']}: "
-        + ", ".join(f"{tool} {n} errors" for tool, n in report["sanitizer"]["errors"].items())
-        + f"; racecheck {report['sanitizer']['racecheck']}\n"]
+        f"{peers['p50_us'] / peers['peer_us'][best]:.2f}. {sanitizer(report)}\n"]
 
 
 def latent_attention(doc, table):
@@ -194,7 +198,8 @@ def latent_attention(doc, table):
                                           for k in report["kernel"]]),
         "Tried in the same calls and not kept, whole forwards of cortex-s: "
         + "; ".join(f"{t['what']}: {pairs(t['us'])}, without it {pairs(t['against'])}"
-                    for t in report["tried"]) + ".\n"]
+                    for t in report["tried"]) + ".\n",
+        sanitizer(report) + f" {report['sanitizer']['others']}\n"]
 
 
 def attention_stages(doc, table):
