@@ -20,7 +20,7 @@ SOURCES = git ls-files -co --exclude-standard --deduplicate -- '*.h' '*.cpp' '*.
 
 .DEFAULT_GOAL := help
 .PHONY: help light build demo install test test-fast test-gpu train-xs train-s train-m serve bench \
-        bench-kernels bench-gpu reproduce-mc-maze lint format format-check \
+        bench-kernels bench-gpu sanitize-gpu reproduce-mc-maze lint format format-check \
         asan tsan cuda-build fuzz-smoke check-all clean
 
 help:  ## This list
@@ -86,6 +86,9 @@ bench:  ## Time decoders against the machine's ceilings and against peers, write
 
 bench-kernels: cuda-build  ## Time the CUDA kernels beside PyTorch's and Triton's, on a machine with a GPU
 	@python3 benchmarks/gpu/run.py --build build/cuda --parts kernels
+
+sanitize-gpu: cuda-build  ## compute-sanitizer over the CUDA kernels' tests, on a machine with a GPU (a quarter of an hour)
+	@python3 benchmarks/gpu/run.py --build build/cuda --parts sanitizer
 
 bench-gpu: cuda-build  ## Kernels, windows and streams on a GPU beside PyTorch, into benchmarks/results
 	@python3 benchmarks/gpu/run.py --build build/cuda

@@ -2,16 +2,23 @@
 """Measures the CUDA engine beside PyTorch and Triton on one GPU, in one run, and prints the ratios.
 
     run.py --build build/cuda [--parts kernels,windows,streams] [--out benchmarks/results] [--quick]
+    run.py --build build/cuda --parts sanitizer [--tools memcheck,initcheck,racecheck]
 
 Needs PyTorch with CUDA, and `cortex` and `bench_kernels` built with the CUDA backend. Writes
 gpu_kernels.json, gpu_windows.json and gpu_streams.json, each with the digest of src/kernels/cuda
 that it was measured with. A ratio is ours over theirs: below 1 ours is faster.
+
+`sanitizer` runs compute-sanitizer's tools over kernels_cuda_test instead, a test at a time and with
+fewer sizes than usual (CORTEX_BRIEF), into gpu_sanitizer.json: what was run of the same sources
+before is kept, so that it can be done in parts.
 """
 import argparse
 import json
+import os
 import pathlib
 import subprocess
 import sys
+import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import results  # noqa: E402
@@ -122,10 +129,63 @@ def streams(args):
     save(args, "gpu_streams.json", "GPU streams", ours, {"gpu": ours[0]["backend"]})
 
 
+SANITIZER_LIMIT = 300  # seconds of a test
+SANITIZER_NOTES = [
+    "racecheck's findings are at hand-overs by mbarrier: it follows neither mbarrier.try_wait by "
+    "parity between warps nor cp.async.bulk, whose writes it ascribes to the thread that asked for "
+    "them. In each of them the writer arrives at the barrier (with what it expects) after its "
+    "writes, and the reader waits for that phase before its reads.",
+    f"exit code 124: not ended after {SANITIZER_LIMIT} s."]
+
+
+def tests_of(binary):
+    suite, tests = "", []
+    for line in output_of([binary, "--gtest_list_tests"]).splitlines():
+        name = line.split("#")[0].strip()
+        if line.startswith(" "):
+            tests.append(suite + name)
+        elif name.endswith("."):
+            suite = name
+    return tests
+
+
+def sanitizer(args):
+    binary = args.build / "tests/kernels/kernels_cuda_test"
+    path = args.out / "gpu_sanitizer.json"
+    before = json.loads(path.read_text()) if path.exists() else {}
+    same = before.get("cuda_sources") == sources.cuda_digest()
+    rows = {(r["tool"], r["test"]): r for r in before["results"]} if same else {}
+    device = {"gpu": results.gpu_names()[0]}
+    for tool in args.tools.split(","):
+        for test in tests_of(binary):
+            if (tool, test) in rows and rows[tool, test]["exit_code"] != 124:
+                continue
+            began = time.monotonic()
+            command = ["timeout", str(SANITIZER_LIMIT), "compute-sanitizer", "--tool", tool,
+                       "--error-exitcode", "9", str(binary), f"--gtest_filter={test}"]
+            ran = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                 text=True, env={**os.environ, "CORTEX_BRIEF": "1"})
+            summary = [line.strip("= ") for line in ran.stdout.splitlines() if "SUMMARY" in line]
+            row = {"tool": tool, "test": test, "exit_code": ran.returncode,
+                   "seconds": round(time.monotonic() - began), "summary": "".join(summary[-1:])}
+            # The line of the first finding of each kind: where, and in which kernel.
+            places = [line.strip("= ") for line in ran.stdout.splitlines() if ": Error: " in line
+                      or line.startswith("========= Error")]
+            if places:
+                row["findings"] = sorted(set(places))[:8]
+            rows[tool, test] = row
+            print(f"{tool} {test}: {row['exit_code']}, {row['seconds']} s, {row['summary']}",
+                  flush=True)
+            # After every test: a run that is cut off has not been for nothing.
+            save(args, path.name, "compute-sanitizer over kernels_cuda_test, a test at a time",
+                 [rows[at] for at in sorted(rows)], device, notes=SANITIZER_NOTES)
+
+
 def save(args, name, benchmark, rows, device, **more):
     args.out.mkdir(parents=True, exist_ok=True)
     results.write_results(args.out / name, benchmark,
-                          f"benchmarks/gpu/run.py --build BUILD --seconds {args.seconds:g}", rows,
+                          f"benchmarks/gpu/run.py --build BUILD --parts {args.part} --seconds "
+                          f"{args.seconds:g}", rows,
                           device=device, cuda_sources=sources.cuda_digest(), **more)
 
 
@@ -138,11 +198,13 @@ def main():
     parser.add_argument("--seconds", type=float, default=0.5, help="of one case of ours")
     parser.add_argument("--budget", type=float, default=150, help="seconds of PyTorch's windows")
     parser.add_argument("--presets", default="cortex-xs,cortex-s,cortex-m", help="of windows")
+    parser.add_argument("--tools", default="memcheck,initcheck,racecheck", help="of the sanitizer")
     parser.add_argument("--modes", help="PyTorch's, for windows; all")
     parser.add_argument("--quick", action="store_true", help="cortex-s, stream-s, one peer mode")
     args = parser.parse_args()
-    for part in args.parts.split(","):
-        {"kernels": kernels, "windows": windows, "streams": streams}[part](args)
+    for args.part in args.parts.split(","):
+        {"kernels": kernels, "windows": windows, "streams": streams,
+         "sanitizer": sanitizer}[args.part](args)
 
 
 if __name__ == "__main__":

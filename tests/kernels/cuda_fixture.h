@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 #include <memory>
 #include <random>
@@ -17,6 +18,13 @@ namespace cortex::testing {
 constexpr double kFloatTolerance = 1e-5;  // of the largest element
 constexpr double kBf16Tolerance = 1e-2;   // two roundings to 8 bits, one of them of the result
 constexpr double kInt8Tolerance = 5e-3;   // a tie rounded the other way
+
+/// Whether tests are to take fewer sizes and steps, every kernel still once: under a tool that
+/// makes each access a hundred times as slow.
+inline bool brief() {
+  const char* const wanted = std::getenv("CORTEX_BRIEF");
+  return wanted && *wanted;
+}
 
 /// Operations of the CUDA backend on the first GPU, on poisoned outputs.
 class CudaKernels : public ::testing::Test {
