@@ -196,7 +196,7 @@ def latent_attention(doc, table):
         "The kernel alone, in a graph of 20:\n",
         table(["windows", "form", "us"], [[str(k["windows"]), k["form"], micro(k["us"])]
                                           for k in report["kernel"]]),
-        "Tried in the same calls and not kept, whole forwards of cortex-s: "
+        "Tried and not kept, whole forwards of cortex-s, each beside the other in one call: "
         + "; ".join(f"{t['what']}: {pairs(t['us'])}, without it {pairs(t['against'])}"
                     for t in report["tried"]) + ".\n",
         sanitizer(report) + f" {report['sanitizer']['others']}\n"]

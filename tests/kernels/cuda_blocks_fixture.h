@@ -62,6 +62,30 @@ class CudaBlocks : public CudaKernels {
     }
   }
 
+  /// Attention among the latents of each of `windows`, q, k and v being columns of `qkv`; and room
+  /// for it and for the linears of its blocks in ops_.
+  OpsCapacity attend_latents(RaggedAttentionArgs& a, int windows, int heads,
+                             const MatrixView& qkv) {
+    const std::int64_t dim = qkv.cols / 3, latents = qkv.rows / windows;
+    a.items = windows;
+    a.heads = heads;
+    a.head_dim = static_cast<int>(dim) / heads;
+    a.queries = latents;
+    a.q = qkv;
+    a.k = qkv.from_column(dim);
+    a.v = qkv.from_column(2 * dim);
+    std::vector<std::int32_t> indptr;
+    for (int i = 0; i <= windows; ++i) indptr.push_back(static_cast<std::int32_t>(i * latents));
+    a.indptr = put(indptr);
+    OpsCapacity capacity;
+    capacity.rows = capacity.queries = qkv.rows;
+    capacity.inputs = 4 * dim;
+    capacity.keys = latents;
+    capacity.head_dim = a.head_dim;
+    ops_->reserve(capacity);
+    return capacity;
+  }
+
   const LinearWeight* cross_out_ = nullptr;
   std::vector<TransformerBlock> blocks_;
   cudaStream_t stream_ = nullptr;

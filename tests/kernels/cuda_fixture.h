@@ -19,8 +19,9 @@ constexpr double kFloatTolerance = 1e-5;  // of the largest element
 constexpr double kBf16Tolerance = 1e-2;   // two roundings to 8 bits, one of them of the result
 constexpr double kInt8Tolerance = 5e-3;   // a tie rounded the other way
 
-/// Whether tests are to take fewer sizes and steps, every kernel still once: under a tool that
-/// makes each access a hundred times as slow.
+/// Whether tests are to take fewer sizes and shorter windows: under a tool that makes each access a
+/// hundred times as slow.
+constexpr int kBriefWindow = 9;  // steps, more than a page of 8
 inline bool brief() {
   const char* const wanted = std::getenv("CORTEX_BRIEF");
   return wanted && *wanted;

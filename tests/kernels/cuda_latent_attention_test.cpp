@@ -41,27 +41,11 @@ class CudaLatentAttention : public testing::CudaBlocks<true> {
     }
   }
   void open(int items, std::vector<float>& x) {
-    items_ = items;
-    const std::int64_t rows = std::int64_t{items} * case_.latents, dim = case_.dim;
-    x_ = put_matrix(x, rows, dim, DType::bf16);
-    room_ = poisoned(rows, 3 * dim, DType::bf16);
+    const std::int64_t rows = std::int64_t{items} * case_.latents;
+    x_ = put_matrix(x, rows, case_.dim, DType::bf16);
+    room_ = poisoned(rows, 3 * std::int64_t{case_.dim}, DType::bf16);
     attention_ = {};
-    attention_.items = items;
-    attention_.heads = case_.dim / 64;
-    attention_.head_dim = 64;
-    attention_.queries = case_.latents;
-    attention_.q = room_;
-    attention_.k = room_.from_column(dim);
-    attention_.v = room_.from_column(2 * dim);
-    std::vector<std::int32_t> indptr;
-    for (int i = 0; i <= items; ++i) indptr.push_back(i * case_.latents);
-    attention_.indptr = put(indptr);
-    OpsCapacity capacity;
-    capacity.rows = capacity.queries = rows;
-    capacity.inputs = 4 * dim;
-    capacity.keys = case_.latents;
-    capacity.head_dim = 64;
-    ops_->reserve(capacity);
+    attend_latents(attention_, items, case_.dim / 64, room_);
   }
   std::vector<float> in_one() {
     attention_.out = poisoned(x_.rows, case_.dim, DType::bf16);
@@ -81,7 +65,6 @@ class CudaLatentAttention : public testing::CudaBlocks<true> {
   std::vector<float> values_, gains_;
   NormArgs norm_;
   std::unique_ptr<LinearWeight> weight_;
-  int items_ = 0;
   MatrixView x_, room_;
   RaggedAttentionArgs attention_;
 };

@@ -29,24 +29,7 @@ class CudaWindowBlocks : public testing::CudaBlocks<true> {
     rows_ = std::int64_t{windows} * preset_.latents;
     args_.qkv = poisoned(rows_, 3 * dim, DType::bf16);
     args_.hidden = poisoned(rows_, 4 * dim, DType::bf16);
-    RaggedAttentionArgs& a = args_.attention;
-    a.items = windows;
-    a.heads = preset_.heads;
-    a.head_dim = dim / preset_.heads;
-    a.queries = preset_.latents;
-    a.q = args_.qkv;
-    a.k = args_.qkv.from_column(dim);
-    a.v = args_.qkv.from_column(2 * dim);
-    std::vector<std::int32_t> indptr;
-    for (int i = 0; i <= windows; ++i) indptr.push_back(i * preset_.latents);
-    a.indptr = put(indptr);
-    OpsCapacity capacity;
-    capacity.rows = capacity.queries = rows_;
-    capacity.inputs = 4 * dim;
-    capacity.keys = preset_.latents;
-    capacity.head_dim = a.head_dim;
-    ops_->reserve(capacity);
-    in_one_.reserve(capacity);
+    in_one_.reserve(attend_latents(args_.attention, windows, preset_.heads, args_.qkv));
   }
   /// `seen`: what the cross-attention gave.
   void begin(std::vector<float> seen) {
