@@ -47,21 +47,15 @@ class WindowDecoder final : public BenchDecoder {
         model_(file, ops, options.batch,
                options.batch * std::max<std::int64_t>(options.events, 1)) {
     std::uint64_t state = options.seed;
-    for (int i = 0; i < options.batch; ++i) {
-      for (const Event& e :
-           random_events(state, options.events, config_.max_neurons, 0, config_.max_bins)) {
-        batch_.neuron.push_back(e.unit);
-        batch_.bin.push_back(static_cast<std::int32_t>(e.bin));
-        batch_.value.push_back(e.value);
-      }
-      batch_.indptr.push_back(static_cast<std::int32_t>(batch_.neuron.size()));
-      batch_.window_bins.push_back(config_.window_bins > 0 ? config_.window_bins
-                                                           : config_.max_bins);
-    }
+    WindowBatch& batch = model_.begin_batch(options.batch, options.batch * options.events);
+    for (int i = 0; i < options.batch; ++i)
+      batch.add_window(
+          random_events(state, options.events, config_.max_neurons, 0, config_.max_bins),
+          config_.window_bins > 0 ? config_.window_bins : config_.max_bins);
   }
 
   void prepare() override {}
-  std::span<const float> forward() override { return model_.forward(batch_); }
+  std::span<const float> forward() override { return model_.forward(); }
   ForwardFlops flops() const override {
     return window_flops(config_, options_.batch, options_.events);
   }
@@ -73,7 +67,6 @@ class WindowDecoder final : public BenchDecoder {
   DecoderOptions options_;
   ForwardBytes bytes_;
   WindowModel model_;
-  WindowBatch batch_;
 };
 
 class StreamDecoder final : public BenchDecoder {

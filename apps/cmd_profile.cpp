@@ -105,18 +105,11 @@ class WindowLoad final : public Load {
         model_(file, ops, batch, static_cast<std::int64_t>(batch) * events) {}
   void prepare() override {
     const int bins = config_.window_bins > 0 ? config_.window_bins : config_.max_bins;
-    batch_.clear();
-    for (int b = 0; b < batch_size_; ++b) {
-      for (const Event& e : random_events(random_, config_, events_, 0, bins)) {
-        batch_.neuron.push_back(e.unit);
-        batch_.bin.push_back(static_cast<std::int32_t>(e.bin));
-        batch_.value.push_back(e.value);
-      }
-      batch_.indptr.push_back(static_cast<std::int32_t>(batch_.neuron.size()));
-      batch_.window_bins.push_back(bins);
-    }
+    WindowBatch& batch = model_.begin_batch(batch_size_, std::int64_t{batch_size_} * events_);
+    for (int b = 0; b < batch_size_; ++b)
+      batch.add_window(random_events(random_, config_, events_, 0, bins), bins);
   }
-  void forward() override { (void)model_.forward(batch_); }
+  void forward() override { (void)model_.forward(); }
   int warm_forwards() const override { return kWarmForwards; }
 
  private:
@@ -124,7 +117,6 @@ class WindowLoad final : public Load {
   const int batch_size_;
   const int events_;
   WindowModel model_;
-  WindowBatch batch_;
   std::mt19937_64 random_{1};
 };
 

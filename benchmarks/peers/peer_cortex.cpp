@@ -53,15 +53,14 @@ int serve_window(const std::string& folder, const std::string& precision, int th
   const auto ops = make_bench_ops(threads);
   const peers::WindowEvents events = peers::read_events(folder + "/events.bin");
   WindowModel model(load(folder, precision), *ops, 1, static_cast<std::int64_t>(events.bin.size()));
-  WindowBatch batch;
-  batch.neuron = events.neuron;
-  batch.bin = events.bin;
-  batch.value = events.value;
-  batch.indptr.push_back(static_cast<std::int32_t>(events.bin.size()));
-  batch.window_bins.push_back(model.config().max_bins);
-  return peers::serve({std::string("cortex ") + ops->name(), [&] { model.forward(batch); },
+  std::vector<Event> window;
+  for (std::size_t i = 0; i < events.bin.size(); ++i)
+    window.push_back({events.neuron[i], events.value[i], events.bin[i]});
+  model.begin_batch(1, static_cast<std::int64_t>(window.size()))
+      .add_window(window, model.config().max_bins);
+  return peers::serve({std::string("cortex ") + ops->name(), [&] { model.forward(); },
                        [&] {
-                         const auto y = model.forward(batch);
+                         const auto y = model.forward();
                          return std::vector<float>(y.begin(), y.end());
                        }});
 }

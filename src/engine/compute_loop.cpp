@@ -231,26 +231,23 @@ void LocalEngine::launch(Flight& flight) {
 }
 
 void LocalEngine::pack_windows(const Flight& flight) {
-  window_batch_.clear();
-  for (const Work& work : flight.taken) {
-    for (const Event& e : window_jobs_[work.key].events) {
-      window_batch_.neuron.push_back(e.unit);
-      window_batch_.bin.push_back(static_cast<std::int32_t>(e.bin));
-      window_batch_.value.push_back(e.value);
-    }
-    window_batch_.indptr.push_back(static_cast<std::int32_t>(window_batch_.neuron.size()));
-    window_batch_.window_bins.push_back(config_.window_bins > 0 ? config_.window_bins
-                                                                : config_.max_bins);
-  }
+  const auto events_of = [this](const Work& work) -> const auto& {
+    return window_jobs_[work.key].events;
+  };
+  std::size_t events = 0;
+  for (const Work& work : flight.taken) events += events_of(work).size();
+  WindowBatch& batch = window_->begin_batch(static_cast<int>(flight.taken.size()),
+                                            static_cast<std::int64_t>(events));
+  const int bins = config_.window_bins > 0 ? config_.window_bins : config_.max_bins;
+  for (const Work& work : flight.taken) batch.add_window(events_of(work), bins);
 }
 
 std::optional<ComputeFailure> LocalEngine::end_batch(Flight& flight,
                                                      std::optional<ComputeFailure> failure) {
   std::span<const float> behavior;
   if (!failure)
-    failure = attempt([&] {
-      behavior = streams() ? stream_->finish(flight.lane) : window_->forward(window_batch_);
-    });
+    failure =
+        attempt([&] { behavior = streams() ? stream_->finish(flight.lane) : window_->forward(); });
   if (failure) {
     fail_batch(flight, failure->why.c_str());
     return failure;

@@ -178,10 +178,7 @@ LocalEngine::LocalEngine(const EngineOptions& options, const ModelFile& file, Ba
   refused_.reserve(window_jobs_.size() + kDecoders);
   text_error_.message.reserve(kErrorText);
   text_error_.field.reserve(kErrorText);
-  if (streams())
-    reserve_streams(file);
-  else
-    reserve_windows();
+  if (streams()) reserve_streams(file);
   place_model(file);
   warm_up();
   scheduler_.emplace(scheduler_options(options_, streams()),
@@ -221,16 +218,11 @@ void LocalEngine::reserve_streams(const ModelFile& file) {
   }
 }
 
-void LocalEngine::reserve_windows() {
-  window_batch_.reserve(options_.max_batch,
-                        static_cast<std::int64_t>(options_.max_batch) * options_.max_window_events);
-}
-
 void LocalEngine::place_model(const ModelFile& file) {
   if (!streams()) {
     const auto events = static_cast<std::int64_t>(options_.max_batch) * options_.max_window_events;
     if (file.is_identity)
-      window_ = std::make_unique<IdentityWindow>(options_.max_batch);
+      window_ = std::make_unique<IdentityWindow>(options_.max_batch, events);
     else
       window_ = std::make_unique<WindowModel>(file, *ops_, options_.max_batch, events);
     return;

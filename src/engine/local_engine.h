@@ -93,7 +93,6 @@ class LocalEngine final : public Engine {
 
   bool streams() const { return config_.streams(); }
   void reserve_streams(const ModelFile& file);
-  void reserve_windows();
   /// The model and its pool of pages into the backend's memory.
   void place_model(const ModelFile& file);
   /// Where the backend keeps calls, makes each once.
@@ -235,7 +234,6 @@ class LocalEngine final : public Engine {
     std::int64_t submitted_ns;
   };
   std::vector<Refused> refused_;  // stateless requests that were given up
-  WindowBatch window_batch_;
 
   Counters count_;
   const Error too_late_;

@@ -20,11 +20,11 @@ constexpr int kManyWindowKeys = 1024;
 }  // namespace
 
 TimeNs LocalEngine::time_forward(int rows, int keys) {
+  std::vector<Event> events;
   if (streams()) {
     StreamBatch& batch = stream_->batch();
     batch.clear();
     const int bins = bins_per_step_, window = config_.window_steps;
-    std::vector<Event> events;
     std::vector<std::int32_t> pages(static_cast<std::size_t>(layout_.pages_per_session()));
     std::iota(pages.begin(), pages.end(), 0);
     for (int row = 0; row < rows; ++row) {
@@ -39,23 +39,17 @@ TimeNs LocalEngine::time_forward(int rows, int keys) {
       for (std::int32_t& page : pages) page += layout_.pages_per_session();
     }
   } else {
-    window_batch_.clear();
-    for (int row = 0; row < rows; ++row) {
-      for (int key = 0; key < keys; ++key) {
-        window_batch_.neuron.push_back(key % config_.max_neurons);
-        window_batch_.bin.push_back(key % config_.max_bins);
-        window_batch_.value.push_back(1);
-      }
-      window_batch_.indptr.push_back(static_cast<std::int32_t>(window_batch_.neuron.size()));
-      window_batch_.window_bins.push_back(config_.max_bins);
-    }
+    for (int key = 0; key < keys; ++key)
+      events.push_back({key % config_.max_neurons, 1, key % config_.max_bins});
+    WindowBatch& batch = window_->begin_batch(rows, std::int64_t{rows} * keys);
+    for (int row = 0; row < rows; ++row) batch.add_window(events, config_.max_bins);
   }
   const Clock& clock = RealClock::instance();
   const TimeNs started = clock.now();
   if (streams())
     (void)stream_->forward();
   else
-    (void)window_->forward(window_batch_);
+    (void)window_->forward();
   return clock.now() - started;
 }
 

@@ -46,4 +46,47 @@ void StreamBatch::add_step(std::int64_t number, std::span<const std::int32_t> st
   ++steps;
 }
 
+std::size_t WindowBatch::bytes(std::int64_t windows, std::int64_t events) {
+  return sizeof(double) * static_cast<std::size_t>(windows) +
+         sizeof(std::int32_t) * static_cast<std::size_t>(windows + 1 + 3 * events);
+}
+
+void WindowBatch::lay_out(std::byte* memory, std::int64_t room_windows, std::int64_t room_events) {
+  const auto place = [&memory]<class T>(std::span<T>& room, std::int64_t count) {
+    room = {reinterpret_cast<T*>(memory), static_cast<std::size_t>(count)};
+    memory += room.size_bytes();
+  };
+  place(window_bins, room_windows);
+  place(indptr, room_windows + 1);
+  for (auto* of_events : {&neuron, &bin, &value}) place(*of_events, room_events);
+  windows = 0;
+  indptr[0] = 0;
+}
+
+void WindowBatch::add_window(std::span<const Event> events, double bins) {
+  const auto w = static_cast<std::size_t>(windows);
+  if (w == window_bins.size())
+    throw std::length_error(fmt::format("a batch of more than {} windows", w));
+  auto at = static_cast<std::size_t>(indptr[w]);
+  if (events.size() > neuron.size() - at)
+    throw std::length_error(fmt::format("a batch of more than {} events", neuron.size()));
+  for (const Event& e : events) {
+    neuron[at] = e.unit;
+    bin[at] = static_cast<std::int32_t>(e.bin);
+    value[at++] = e.value;
+  }
+  window_bins[w] = bins;
+  indptr[w + 1] = static_cast<std::int32_t>(at);
+  ++windows;
+}
+
+WindowBatch& WindowForward::begin_batch(int windows, std::int64_t events) {
+  if (windows > capacity_ || events > max_events_)
+    throw std::length_error(
+        fmt::format("a batch of {} windows of together {} events, with room for {} of together {}",
+                    windows, events, capacity_, max_events_));
+  lay_out_batch(windows, events);
+  return batch_;
+}
+
 }  // namespace cortex

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -36,18 +37,24 @@ struct StreamBatch {
   std::size_t end_ = 0;
 };
 
-/// Windows of events, packed: no padding.
+/// Windows of events in a model's memory, packed: WindowForward::begin_batch(), then add_window()
+/// of each. The spans are the room for them.
 struct WindowBatch {
-  std::vector<std::int32_t> indptr = {0};  ///< [windows + 1]
-  std::vector<std::int32_t> neuron;
-  std::vector<std::int32_t> bin;
-  std::vector<std::int32_t> value;
-  std::vector<double> window_bins;  ///< [windows] nominal length, for the receptive field
+  int windows = 0;
+  std::span<double> window_bins;   ///< nominal length, for the receptive field
+  std::span<std::int32_t> indptr;  ///< events of window w: indptr[w] to indptr[w + 1]
+  std::span<std::int32_t> neuron;  ///< of each event, as the two that follow
+  std::span<std::int32_t> bin;
+  std::span<std::int32_t> value;
 
-  int windows() const { return static_cast<int>(window_bins.size()); }
-  /// Room for `count` windows of together `events` events.
-  void reserve(int count, std::int64_t events);
-  void clear();
+  /// What room for so many windows and events takes.
+  static std::size_t bytes(std::int64_t windows, std::int64_t events);
+  /// An empty batch with its room in `memory`, in one run from its start. `memory`: aligned as a
+  /// double, of bytes(room_windows, room_events).
+  void lay_out(std::byte* memory, std::int64_t room_windows, std::int64_t room_events);
+  /// std::length_error beyond the room.
+  void add_window(std::span<const Event> events, double bins);
+  std::int32_t events() const { return indptr[static_cast<std::size_t>(windows)]; }
 };
 
 /// What the engine asks of a stream decoder. A batch lies in a lane from when it is filled until
@@ -79,10 +86,23 @@ class StreamForward {
 /// What the engine asks of a window decoder.
 class WindowForward {
  public:
+  /// Room for `capacity` windows of together `max_events` events.
+  WindowForward(int capacity, std::int64_t max_events)
+      : capacity_(capacity), max_events_(max_events) {}
   virtual ~WindowForward() = default;
-  /// Behaviour in physical units, [windows, outputs], valid until the next call.
-  virtual std::span<const float> forward(const WindowBatch& batch) = 0;
+  /// An empty batch for `windows` windows of together `events` events, to be filled before
+  /// forward(), which leaves it as it is. std::length_error where the model has no room for them.
+  WindowBatch& begin_batch(int windows, std::int64_t events);
+  /// Behaviour of the batch in physical units, [windows, outputs], valid until the next call.
+  virtual std::span<const float> forward() = 0;
   virtual void warm_up() = 0;
+
+ protected:
+  virtual void lay_out_batch(std::int64_t windows, std::int64_t events) = 0;
+
+  const int capacity_;
+  const std::int64_t max_events_;
+  WindowBatch batch_;
 };
 
 }  // namespace cortex

@@ -85,19 +85,28 @@ std::span<const float> IdentityStream::finish(int lane) {
   return std::span(y_).first(static_cast<std::size_t>(batch(lane).steps) * kOutputs);
 }
 
-IdentityWindow::IdentityWindow(int capacity) : y_(static_cast<std::size_t>(capacity) * kOutputs) {}
+IdentityWindow::IdentityWindow(int capacity, std::int64_t max_events)
+    : WindowForward(capacity, max_events),
+      room_(WindowBatch::bytes(capacity, max_events) / sizeof(double) + 1),
+      y_(static_cast<std::size_t>(capacity) * kOutputs) {
+  lay_out_batch(0, 0);
+}
 
-std::span<const float> IdentityWindow::forward(const WindowBatch& batch) {
-  const auto windows = static_cast<std::size_t>(batch.windows());
+void IdentityWindow::lay_out_batch(std::int64_t windows, std::int64_t events) {
+  batch_.lay_out(reinterpret_cast<std::byte*>(room_.data()), windows, events);
+}
+
+std::span<const float> IdentityWindow::forward() {
+  const auto windows = static_cast<std::size_t>(batch_.windows);
   for (std::size_t w = 0; w < windows; ++w) {
     std::int64_t spikes = 0;
     std::uint64_t mixed = 0;
-    for (auto e = static_cast<std::size_t>(batch.indptr[w]);
-         e < static_cast<std::size_t>(batch.indptr[w + 1]); ++e) {
-      mixed = mix(mixed, batch.neuron[e]);
-      mixed = mix(mixed, batch.value[e]);
-      mixed = mix(mixed, batch.bin[e]);
-      spikes += batch.value[e];
+    for (auto e = static_cast<std::size_t>(batch_.indptr[w]);
+         e < static_cast<std::size_t>(batch_.indptr[w + 1]); ++e) {
+      mixed = mix(mixed, batch_.neuron[e]);
+      mixed = mix(mixed, batch_.value[e]);
+      mixed = mix(mixed, batch_.bin[e]);
+      spikes += batch_.value[e];
     }
     y_[w * kOutputs] = static_cast<float>(spikes);
     y_[w * kOutputs + 1] = to_output(mixed);

@@ -34,12 +34,15 @@ class IdentityStream final : public StreamForward {
 
 class IdentityWindow final : public WindowForward {
  public:
-  explicit IdentityWindow(int capacity);
-  std::span<const float> forward(const WindowBatch& batch) override;
+  IdentityWindow(int capacity, std::int64_t max_events);
+  std::span<const float> forward() override;
   void warm_up() override {}
 
  private:
-  std::vector<float> y_;  // [capacity, 2]
+  void lay_out_batch(std::int64_t windows, std::int64_t events) override;
+
+  std::vector<double> room_;  // of the batch
+  std::vector<float> y_;      // [capacity, 2]
 };
 
 }  // namespace cortex

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <type_traits>
 
 namespace cortex {
 namespace {
@@ -14,20 +13,8 @@ constexpr float kLayerEps = 1e-5f;
 
 }  // namespace
 
-void WindowBatch::reserve(int count, std::int64_t events) {
-  indptr.reserve(static_cast<std::size_t>(count) + 1);
-  window_bins.reserve(static_cast<std::size_t>(count));
-  for (auto* v : {&neuron, &bin, &value}) v->reserve(static_cast<std::size_t>(events));
-}
-
-void WindowBatch::clear() {
-  indptr.assign(1, 0);
-  for (auto* v : {&neuron, &bin, &value}) v->clear();
-  window_bins.clear();
-}
-
 WindowModel::WindowModel(const ModelFile& file, Ops& ops, int capacity, std::int64_t max_events)
-    : config_(file.config), ops_(ops), capacity_(capacity), max_events_(max_events) {
+    : WindowForward(capacity, max_events), config_(file.config), ops_(ops) {
   const std::int64_t dim = config_.dim;
   activation_ = ops_.activation_dtype(file.precision());
   neuron_table_ = upload(file.at("tokenizer.neuron_emb.weight").f32());
@@ -113,10 +100,8 @@ WindowModel::WindowModel(const ModelFile& file, Ops& ops, int capacity, std::int
   const auto activations = [&](std::int64_t n) {
     return ops_.allocate(size_of(activation_) * static_cast<std::size_t>(n));
   };
-  inputs_ = ops_.allocate_shared(
-      SharedUse::input,
-      sizeof(double) * static_cast<std::size_t>(windows) +
-          sizeof(std::int32_t) * static_cast<std::size_t>(3 * events + windows + 1));
+  inputs_ = ops_.allocate_shared(SharedUse::input, WindowBatch::bytes(windows, events));
+  lay_out_batch(0, 0);
   std::vector<std::int32_t> latent_indptr;
   for (int i = 0; i <= windows; ++i) latent_indptr.push_back(i * config_.latents);
   latent_indptr_ = ops_.allocate(latent_indptr.size() * sizeof(std::int32_t));
@@ -299,27 +284,31 @@ MatrixView WindowModel::activation_rows(const Buffer& buffer, int cols) const {
   return latent_rows(buffer, cols, activation_);
 }
 
-void WindowModel::send_batch(const WindowBatch& batch, std::int64_t windows, std::int64_t events) {
-  auto* const host = inputs_.host.as<std::byte>();
-  const auto* const device = inputs_.device.as<std::byte>();
-  std::size_t at = 0;
-  // Copies `values` and the padding behind them; where it lies depends on the padded sizes alone.
-  const auto put = [&](const auto& values, std::int64_t count, auto padding) {
-    using T = typename std::decay_t<decltype(values)>::value_type;
-    T* const to = reinterpret_cast<T*>(host + at);
-    std::copy(values.begin(), values.end(), to);
-    std::fill(to + values.size(), to + count, static_cast<T>(padding));
-    const auto* const here = reinterpret_cast<const T*>(device + at);
-    at += static_cast<std::size_t>(count) * sizeof(T);
-    return here;
+void WindowModel::lay_out_batch(std::int64_t windows, std::int64_t events) {
+  batch_.lay_out(inputs_.host.as<std::byte>(), ops_.rounded_items(windows),
+                 ops_.rounded_events(events));
+}
+
+void WindowModel::send_batch() {
+  const std::int32_t events = batch_.events();
+  const auto pad = [](auto room, std::int64_t used, auto with) {
+    std::fill(room.begin() + used, room.end(), with);
   };
-  item_bins_ = put(batch.window_bins, windows, 1);
-  indptr_ = put(batch.indptr, windows + 1, batch.indptr.back());
-  tokens_.neuron = put(batch.neuron, events, 0);
-  tokens_.bin = put(batch.bin, events, 0);
-  tokens_.value = put(batch.value, events, 0);
-  tokens_.events = events;
-  ops_.send(inputs_, 0, at);
+  pad(batch_.window_bins, batch_.windows, 1.0);
+  pad(batch_.indptr, batch_.windows + 1, events);
+  for (const auto room : {batch_.neuron, batch_.bin, batch_.value}) pad(room, events, 0);
+  const auto on_device = [this](const auto* host) {
+    const auto offset = reinterpret_cast<const std::byte*>(host) - inputs_.host.as<std::byte>();
+    return reinterpret_cast<decltype(host)>(inputs_.device.as<std::byte>() + offset);
+  };
+  item_bins_ = on_device(batch_.window_bins.data());
+  indptr_ = on_device(batch_.indptr.data());
+  tokens_.neuron = on_device(batch_.neuron.data());
+  tokens_.bin = on_device(batch_.bin.data());
+  tokens_.value = on_device(batch_.value.data());
+  tokens_.events = static_cast<std::int64_t>(batch_.neuron.size());
+  windows_ = static_cast<int>(batch_.window_bins.size());
+  ops_.send(inputs_, 0, WindowBatch::bytes(windows_, tokens_.events));
 }
 
 void WindowModel::encode_events() {
@@ -375,38 +364,35 @@ void WindowModel::run_blocks() {
   ops_.window_blocks(args);
 }
 
-std::span<const float> WindowModel::forward(const WindowBatch& batch) {
-  forward_padded(batch, ops_.rounded_items(batch.windows()),
-                 ops_.rounded_events(static_cast<std::int64_t>(batch.neuron.size())));
+std::span<const float> WindowModel::forward() {
+  run_batch();
   const auto outputs = static_cast<std::size_t>(config_.outputs());
-  const std::size_t n = static_cast<std::size_t>(batch.windows()) * outputs;
+  const std::size_t n = static_cast<std::size_t>(batch_.windows) * outputs;
   for (std::size_t i = 0; i < n; ++i)
     host_y_[i] = y_.host.as<float>()[i] * output_std_[i % outputs] + output_mean_[i % outputs];
   return {host_y_.data(), n};
 }
 
-void WindowModel::forward_padded(const WindowBatch& batch, std::int64_t windows,
-                                 std::int64_t events) {
+void WindowModel::run_batch() {
   const ForwardScope scope(ops_);
-  windows_ = static_cast<int>(windows);
-  send_batch(batch, windows, events);
-  if (ops_.begin_calls({this, windows, events})) {
+  send_batch();
+  if (ops_.begin_calls({this, windows_, tokens_.events})) {
     run();
     ops_.end_calls();
   }
   ops_.expect(y_);
-  ops_.receive(y_, sizeof(float) * static_cast<std::size_t>(batch.windows() * config_.outputs()));
+  ops_.receive(y_, sizeof(float) * static_cast<std::size_t>(batch_.windows * config_.outputs()));
 }
 
 void WindowModel::warm_up() {
   if (!ops_.keeps_calls()) return;
-  const WindowBatch none;
   for (std::int64_t n = 1; n <= capacity_; ++n) {
     n = ops_.rounded_items(n);
     const std::int64_t most = max_events_ / capacity_ * n;
     for (std::int64_t events = 0; events <= most; ++events) {
       events = ops_.rounded_events(events);
-      forward_padded(none, n, events);
+      lay_out_batch(n, events);
+      run_batch();
     }
   }
 }

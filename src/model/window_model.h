@@ -19,8 +19,7 @@ class WindowModel final : public WindowForward {
   /// Room for `capacity` windows of together `max_events` events.
   WindowModel(const ModelFile& file, Ops& ops, int capacity, std::int64_t max_events);
 
-  /// Behaviour in physical units, [windows, outputs], valid until the next call.
-  std::span<const float> forward(const WindowBatch& batch) override;
+  std::span<const float> forward() override;
   /// As StreamModel::warm_up().
   void warm_up() override;
   /// Logits over value buckets of the published masked-spike head for the windows of the last
@@ -53,9 +52,11 @@ class WindowModel final : public WindowForward {
   MatrixView latent_rows(const Buffer& buffer, int cols, DType dtype = DType::f32) const;
   MatrixView residual_rows() const { return latent_rows(z_, config_.dim, residual_); }
   MatrixView activation_rows(const Buffer& buffer, int cols) const;
-  /// Lays the batch, padded to `windows` windows and `events` events, into shared memory.
-  void send_batch(const WindowBatch& batch, std::int64_t windows, std::int64_t events);
-  void forward_padded(const WindowBatch& batch, std::int64_t windows, std::int64_t events);
+  /// In inputs_, its room padded to a size that the backend keeps calls of.
+  void lay_out_batch(std::int64_t windows, std::int64_t events) override;
+  /// The batch and the padding behind it.
+  void send_batch();
+  void run_batch();
   void run();
   void encode_events();
   /// Folds the head's query into its keys and its output into its values: neither has input in it.
@@ -67,8 +68,6 @@ class WindowModel final : public WindowForward {
 
   ModelConfig config_;
   Ops& ops_;
-  int capacity_ = 0;
-  std::int64_t max_events_ = 0;
   int windows_ = 0;  // padded
 
   Buffer neuron_table_;

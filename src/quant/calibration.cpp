@@ -132,21 +132,16 @@ std::vector<float> run_windows(const ModelFile& file, Ops& ops, const Calibratio
   for (std::int64_t i = 0; i < items; i += kWindowsAtOnce)
     most = std::max(most, at(std::min(i + kWindowsAtOnce, items)) - at(i));
   WindowModel model(file, ops, kWindowsAtOnce, most);
-  WindowBatch batch;
   std::vector<float> behavior;
   for (std::int64_t i = 0; i < items; i += kWindowsAtOnce) {
-    batch.clear();
-    for (std::int64_t w = i; w < std::min(i + kWindowsAtOnce, items); ++w) {
-      for (std::int64_t e = at(w); e < at(w + 1); ++e) {
-        const Event& event = calibration.events[static_cast<std::size_t>(e)];
-        batch.neuron.push_back(event.unit);
-        batch.bin.push_back(static_cast<std::int32_t>(event.bin));
-        batch.value.push_back(event.value);
-      }
-      batch.indptr.push_back(static_cast<std::int32_t>(batch.neuron.size()));
-      batch.window_bins.push_back(c.window_bins > 0 ? c.window_bins : c.max_bins);
-    }
-    const auto y = model.forward(batch);
+    const std::int64_t end = std::min(i + kWindowsAtOnce, items);
+    WindowBatch& batch = model.begin_batch(static_cast<int>(end - i), at(end) - at(i));
+    for (std::int64_t w = i; w < end; ++w)
+      batch.add_window(std::span(calibration.events)
+                           .subspan(static_cast<std::size_t>(at(w)),
+                                    static_cast<std::size_t>(at(w + 1) - at(w))),
+                       c.window_bins > 0 ? c.window_bins : c.max_bins);
+    const auto y = model.forward();
     behavior.insert(behavior.end(), y.begin(), y.end());
   }
   return behavior;

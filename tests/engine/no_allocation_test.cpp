@@ -487,19 +487,13 @@ TEST(NoAllocation, RecordingAProfileDoesNotAllocate) {
   const auto inner = make_reference_ops();
   ProfilingOps ops(*inner);
   WindowModel model(file, ops, 1, 64);
-  WindowBatch batch;
-  batch.reserve(1, 64);
-  for (int e = 0; e < 30; ++e) {
-    batch.neuron.push_back(e % 20);
-    batch.bin.push_back(e);
-    batch.value.push_back(1);
-  }
-  batch.indptr.push_back(30);
-  batch.window_bins.push_back(64);
+  std::vector<Event> events;
+  for (int e = 0; e < 30; ++e) events.push_back({e % 20, 1, e});
   ops.record(true);
   {
     const Armed counting;
-    (void)model.forward(batch);
+    model.begin_batch(1, 30).add_window(events, 64);
+    (void)model.forward();
   }
   EXPECT_EQ(ops.forwards(), 1);
   EXPECT_EQ(allocations, 0) << "the first from " << culprit();

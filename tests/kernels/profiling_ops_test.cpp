@@ -202,25 +202,21 @@ TEST(ProfilingOps, AProfiledForwardHasTheSameBitsAndNamesEverySection) {
   config.max_neurons = 20;
   config.max_bins = 64;
   const ModelFile file = random_model(config, 3);
-  WindowBatch batch;
-  for (int e = 0; e < 30; ++e) {
-    batch.neuron.push_back(e % 20);
-    batch.bin.push_back(2 * e);
-    batch.value.push_back(1);
-  }
-  batch.indptr.push_back(30);
-  batch.window_bins.push_back(64);
+  std::vector<Event> events;
+  for (int e = 0; e < 30; ++e) events.push_back({e % 20, 1, 2 * e});
 
   const auto plain = make_reference_ops();
   WindowModel expected(file, *plain, 1, 64);
-  const auto want = expected.forward(batch);
+  expected.begin_batch(1, 30).add_window(events, 64);
+  const auto want = expected.forward();
   const auto inner = make_reference_ops();
   ProfilingOps ops(*inner);
   WindowModel profiled(file, ops, 1, 64);
   EXPECT_TRUE(ops.entries().empty()) << "loading is no part of a forward";
   ops.record(true);
+  profiled.begin_batch(1, 30).add_window(events, 64);
   for (int i = 0; i < 3; ++i) {
-    const auto got = profiled.forward(batch);
+    const auto got = profiled.forward();
     EXPECT_TRUE(std::equal(want.begin(), want.end(), got.begin(), got.end()));
   }
   EXPECT_EQ(ops.forwards(), 3);

@@ -49,14 +49,11 @@ TEST(IdentityModel, ItsMixTellsStepsAndEventsApart) {
 }
 
 TEST(IdentityModel, WindowsOfABatchDoNotMeet) {
-  WindowBatch batch;
-  batch.neuron = {3, 4, 3};
-  batch.bin = {7, 8, 7};
-  batch.value = {1, 2, 1};
-  batch.indptr = {0, 1, 2, 3};
-  batch.window_bins = {100, 100, 100};
-  IdentityWindow model(3);
-  const auto y = model.forward(batch);
+  IdentityWindow model(3, 3);
+  WindowBatch& batch = model.begin_batch(3, 3);
+  for (const Event& e : {Event{3, 1, 7}, Event{4, 2, 8}, Event{3, 1, 7}})
+    batch.add_window({&e, 1}, 100);
+  const auto y = model.forward();
   ASSERT_EQ(y.size(), 6U);
   EXPECT_EQ(y[0], 1);
   EXPECT_EQ(y[2], 2);

@@ -14,16 +14,6 @@
 namespace cortex::testing {
 namespace {
 
-void add_window(WindowBatch& batch, const std::vector<std::array<int, 3>>& events, double bins) {
-  for (const auto& [neuron, bin, value] : events) {
-    batch.neuron.push_back(neuron);
-    batch.bin.push_back(bin);
-    batch.value.push_back(value);
-  }
-  batch.indptr.push_back(static_cast<std::int32_t>(batch.neuron.size()));
-  batch.window_bins.push_back(bins);
-}
-
 ModelConfig tiny_window_config() {
   ModelConfig c = preset_config("cortex-xs").value_or_throw();
   c.dim = 32;
@@ -37,11 +27,12 @@ ModelConfig tiny_window_config() {
   return c;
 }
 
-std::vector<std::array<int, 3>> random_window(std::mt19937_64& random, int n) {
-  std::vector<std::array<int, 3>> events;
+std::vector<Event> random_window(std::mt19937_64& random, int n) {
+  std::vector<Event> events;
   for (int i = 0; i < n; ++i)
-    events.push_back({static_cast<int>(random() % 20), static_cast<int>(random() % 60),
-                      static_cast<int>(random() % 9)});
+    events.push_back({.unit = static_cast<int>(random() % 20),
+                      .value = static_cast<int>(random() % 9),
+                      .bin = static_cast<int>(random() % 60)});
   return events;
 }
 
@@ -54,11 +45,20 @@ ModelFile lively_window_model(ModelConfig config) {
   return model;
 }
 
-std::vector<float> decode(WindowModel& model, const std::vector<std::array<int, 3>>& events) {
-  WindowBatch batch;
-  add_window(batch, events, 60);
-  const auto out = model.forward(batch);
+/// All windows in one batch.
+std::vector<float> decode_batch(WindowModel& model, const std::vector<std::vector<Event>>& windows,
+                                double bins = 60) {
+  std::size_t events = 0;
+  for (const auto& window : windows) events += window.size();
+  WindowBatch& batch =
+      model.begin_batch(static_cast<int>(windows.size()), static_cast<std::int64_t>(events));
+  for (const auto& window : windows) batch.add_window(window, bins);
+  const auto out = model.forward();
   return {out.begin(), out.end()};
+}
+
+std::vector<float> decode(WindowModel& model, const std::vector<Event>& events) {
+  return decode_batch(model, {events});
 }
 
 double relative(std::span<const float> got, const std::vector<double>& want) {
@@ -98,22 +98,19 @@ TEST_P(WindowModelOn, EqualsThePublishedImplementationOnItsOwnWeights) {
   simdjson::dom::parser parser;
   simdjson::dom::element cases =
       parser.load(shared_path("fixtures/window_layernorm_tiny/cases.json").string());
-  // All windows in one batch: ragged, nothing padded.
-  WindowBatch batch;
+  std::vector<std::vector<Event>> windows;
   std::vector<double> behavior;
   std::vector<double> logits;
   for (simdjson::dom::element w : cases["windows"]) {
-    std::vector<std::array<int, 3>> events;
+    std::vector<Event>& events = windows.emplace_back();
     for (std::size_t i = 0; i < simdjson::dom::array(w["neuron_id"]).size(); ++i)
       events.push_back({static_cast<int>(int64_t(w["neuron_id"].at(i))),
-                        static_cast<int>(int64_t(w["time_bin"].at(i))),
-                        static_cast<int>(int64_t(w["value"].at(i)))});
-    add_window(batch, events, 128);
+                        static_cast<int>(int64_t(w["value"].at(i))), int64_t(w["time_bin"].at(i))});
     for (double v : simdjson::dom::array(w["behavior"])) behavior.push_back(v);
     for (double v : simdjson::dom::array(w["masked_spike_logits"])) logits.push_back(v);
   }
-  ASSERT_EQ(batch.windows(), 5);
-  EXPECT_LT(relative(model.forward(batch), behavior), 1e-4);
+  ASSERT_EQ(windows.size(), 5U);
+  EXPECT_LT(relative(decode_batch(model, windows, 128), behavior), 1e-4);
   EXPECT_LT(relative(model.masked_spike_logits(), logits), 1e-4);
 }
 
@@ -121,14 +118,9 @@ TEST_P(WindowModelOn, AWindowHasTheSameBitsAloneAndInABatch) {
   const auto ops = make();
   WindowModel model(lively_window_model(tiny_window_config()), *ops, 8, 4096);
   std::mt19937_64 random(2);
-  std::vector<std::vector<std::array<int, 3>>> windows;
-  WindowBatch batch;
-  for (const int n : {0, 1, 7, 300, 40}) {
-    windows.push_back(random_window(random, n));
-    add_window(batch, windows.back(), 60);
-  }
-  const auto span = model.forward(batch);
-  const std::vector<float> together(span.begin(), span.end());
+  std::vector<std::vector<Event>> windows;
+  for (const int n : {0, 1, 7, 300, 40}) windows.push_back(random_window(random, n));
+  const std::vector<float> together = decode_batch(model, windows);
   for (std::size_t i = 0; i < windows.size(); ++i) {
     const auto alone = decode(model, windows[i]);
     EXPECT_EQ(std::memcmp(alone.data(), together.data() + 2 * i, sizeof(float) * 2), 0) << i;
@@ -156,10 +148,10 @@ TEST_P(WindowModelOn, AnEventOutOfEveryLatentsReachChangesNothing) {
   auto events = random_window(random, 100);
   const auto before = decode(model, events);
   auto with_unseen = events;
-  for (const int bin : {2, 3, 8, 57, 59}) with_unseen.push_back({1, bin, 1});
+  for (const int bin : {2, 3, 8, 57, 59}) with_unseen.push_back({1, 1, bin});
   EXPECT_EQ(decode(model, with_unseen), before);
   auto with_seen = events;
-  with_seen.push_back({1, 4, 1});
+  with_seen.push_back({1, 1, 4});
   EXPECT_NE(decode(model, with_seen), before);
 }
 
@@ -170,7 +162,35 @@ TEST_P(WindowModelOn, WithNoEventInReachAttentionIsZero) {
   WindowModel model(lively_window_model(config), *ops, 1, 4096);
   const auto empty = decode(model, {});
   for (const float v : empty) EXPECT_TRUE(std::isfinite(v));
-  EXPECT_EQ(decode(model, {{3, 2, 1}, {4, 58, 2}}), empty);
+  EXPECT_EQ(decode(model, {{3, 1, 2}, {4, 2, 58}}), empty);
+}
+
+TEST_P(WindowModelOn, ABatchBeyondItsRoomIsAnErrorAndTheNextIsDecoded) {
+  const auto ops = make();
+  WindowModel model(lively_window_model(tiny_window_config()), *ops, 2, 8);
+  std::mt19937_64 random(5);
+  const auto events = random_window(random, 4);
+  const auto want = decode(model, events);
+  EXPECT_THROW(model.begin_batch(3, 8), std::length_error);
+  EXPECT_THROW(model.begin_batch(2, 9), std::length_error);
+  WindowBatch& batch = model.begin_batch(1, 4);
+  EXPECT_THROW(batch.add_window(random_window(random, 5), 60), std::length_error);
+  batch.add_window(events, 60);
+  EXPECT_THROW(batch.add_window({}, 60), std::length_error);
+  const auto got = model.forward();
+  EXPECT_TRUE(std::equal(want.begin(), want.end(), got.begin(), got.end()));
+}
+
+TEST_P(WindowModelOn, ABatchOfLessThanWasBegunIsDecoded) {
+  const auto ops = make();
+  WindowModel model(lively_window_model(tiny_window_config()), *ops, 4, 64);
+  std::mt19937_64 random(6);
+  const auto many = random_window(random, 60), few = random_window(random, 5);
+  const auto want = decode(model, few);
+  (void)decode(model, many);  // what lies behind the batch is of no account
+  model.begin_batch(4, 64).add_window(few, 60);
+  const auto got = model.forward();
+  EXPECT_TRUE(std::equal(want.begin(), want.end(), got.begin(), got.end()));
 }
 
 }  // namespace
