@@ -13,6 +13,7 @@ fewer sizes than usual (CORTEX_BRIEF), into gpu_sanitizer.json: what was run of 
 before is kept, so that it can be done in parts.
 """
 import argparse
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -149,6 +150,24 @@ def tests_of(binary):
     return tests
 
 
+def sanitize(binary, tool, test):
+    """Row of one test under one tool."""
+    began = time.monotonic()
+    command = ["timeout", str(SANITIZER_LIMIT), "compute-sanitizer", "--tool", tool,
+               "--error-exitcode", "9", str(binary), f"--gtest_filter={test}"]
+    ran = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                         env={**os.environ, "CORTEX_BRIEF": "1"})
+    summary = [line.strip("= ") for line in ran.stdout.splitlines() if "SUMMARY" in line]
+    row = {"tool": tool, "test": test, "exit_code": ran.returncode,
+           "seconds": round(time.monotonic() - began), "summary": "".join(summary[-1:])}
+    # The line of the first finding of each kind: where, and in which kernel.
+    places = [line.strip("= ") for line in ran.stdout.splitlines() if ": Error: " in line
+              or line.startswith("========= Error")]
+    if places:
+        row["findings"] = sorted(set(places))[:8]
+    return row
+
+
 def sanitizer(args):
     binary = args.build / "tests/kernels/kernels_cuda_test"
     path = args.out / "gpu_sanitizer.json"
@@ -156,26 +175,16 @@ def sanitizer(args):
     same = before.get("cuda_sources") == sources.cuda_digest()
     rows = {(r["tool"], r["test"]): r for r in before["results"]} if same else {}
     device = {"gpu": results.gpu_names()[0]}
-    for tool in args.tools.split(","):
-        for test in tests_of(binary):
-            if (tool, test) in rows and rows[tool, test]["exit_code"] != 124:
-                continue
-            began = time.monotonic()
-            command = ["timeout", str(SANITIZER_LIMIT), "compute-sanitizer", "--tool", tool,
-                       "--error-exitcode", "9", str(binary), f"--gtest_filter={test}"]
-            ran = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                 text=True, env={**os.environ, "CORTEX_BRIEF": "1"})
-            summary = [line.strip("= ") for line in ran.stdout.splitlines() if "SUMMARY" in line]
-            row = {"tool": tool, "test": test, "exit_code": ran.returncode,
-                   "seconds": round(time.monotonic() - began), "summary": "".join(summary[-1:])}
-            # The line of the first finding of each kind: where, and in which kernel.
-            places = [line.strip("= ") for line in ran.stdout.splitlines() if ": Error: " in line
-                      or line.startswith("========= Error")]
-            if places:
-                row["findings"] = sorted(set(places))[:8]
-            rows[tool, test] = row
-            print(f"{tool} {test}: {row['exit_code']}, {row['seconds']} s, {row['summary']}",
-                  flush=True)
+    left = [(tool, test) for tool in args.tools.split(",") for test in tests_of(binary)
+            if rows.get((tool, test), {"exit_code": 124})["exit_code"] == 124]
+    # A test under a tool keeps one core busy and hardly the device.
+    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+        for ran in concurrent.futures.as_completed(
+                [pool.submit(sanitize, binary, *one) for one in left]):
+            row = ran.result()
+            rows[row["tool"], row["test"]] = row
+            print(f"{row['tool']} {row['test']}: {row['exit_code']}, {row['seconds']} s, "
+                  f"{row['summary']}", flush=True)
             # After every test: a run that is cut off has not been for nothing.
             save(args, path.name, "compute-sanitizer over kernels_cuda_test, a test at a time",
                  [rows[at] for at in sorted(rows)], device, notes=SANITIZER_NOTES)
@@ -199,6 +208,7 @@ def main():
     parser.add_argument("--budget", type=float, default=150, help="seconds of PyTorch's windows")
     parser.add_argument("--presets", default="cortex-xs,cortex-s,cortex-m", help="of windows")
     parser.add_argument("--tools", default="memcheck,initcheck,racecheck", help="of the sanitizer")
+    parser.add_argument("--jobs", type=int, default=4, help="tests at once, of the sanitizer")
     parser.add_argument("--modes", help="PyTorch's, for windows; all")
     parser.add_argument("--quick", action="store_true", help="cortex-s, stream-s, one peer mode")
     args = parser.parse_args()
