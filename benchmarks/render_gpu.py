@@ -35,11 +35,12 @@ def windows(doc, table):
                      f"{r['p50_us'] / device:.2f}"])
     doc.parts += [
         "## GPU: windows, a whole forward\n", source(report, path),
-        "512 events a window, random weights, microseconds from events in host memory to outputs "
-        "in host memory. Peer: PyTorch in bf16, the fastest of eager, CUDA graph and torch.compile "
-        "(reduce-overhead, max-autotune) measured the same way, with the fastest attention. Ratio: "
-        "ours over theirs, below 1 ours is faster; against device: ours, host to host, over the "
-        "peer's best time on the device alone.\n",
+        "512 events a window, random weights, microseconds from events in pinned host memory to "
+        "outputs in host memory. Peer: PyTorch in bf16, the fastest of eager, CUDA graph and "
+        "torch.compile (reduce-overhead, max-autotune) measured the same way, with the fastest "
+        "attention. Ratio: ours over theirs, below 1 ours is faster; against device: ours, host to "
+        "host, over the peer's best time on the device alone. "
+        + " ".join(report.get("notes", [])) + "\n",
         table(["model", "precision", "batch", "p50", "p99", "windows/s", "peer", "its time",
                "ratio", "against device"], rows)]
 
