@@ -140,10 +140,16 @@ class ServerImpl final : public Server {
         ->start();
   }
 
+  void rehearse(const ServedModel& model) {
+    if (const auto done = rehearse_decode(state_, model.engine->model()); !done)
+      log::warn(fmt::format("no rehearsal of model {}: {}", model.name, done.error().message));
+  }
+
   void load_models() {
     for (const NamedModel& source : state_.options.models) state_.models.declare(source);
     for (const NamedModel& source : state_.options.models)
       state_.models.load(source.name, [this, source](const Result<ModelRef>& loaded) {
+        if (loaded) rehearse(**loaded);
         if (!state_.options.on_loaded) return;
         state_.options.on_loaded(
             source, loaded ? Result<Engine*>((*loaded)->engine) : Result<Engine*>(loaded.error()));

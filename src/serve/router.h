@@ -46,6 +46,10 @@ HttpResponse failed(ServeState& state, std::string_view endpoint, const ApiError
 
 // routes_decode.cpp
 Withdraw post_decode(ServeState& state, const HttpRequest& request, Reply reply, TracePtr trace);
+/// Reads, checks and answers an example of a request a few times, without the engine and counted
+/// nowhere: what the first request would otherwise be the first to touch. An error: the example is
+/// none that the model takes.
+Result<void> rehearse_decode(ServeState& state, const ModelInfo& model);
 
 // routes_stream.cpp
 std::variant<std::shared_ptr<SocketHandler>, ApiError> make_stream_socket(

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cctype>
 #include <memory>
 #include <string>
@@ -36,7 +37,43 @@ HttpResponse decode_response(std::string_view request_id, const KeptAnswer& answ
   return {.body = w.text()};
 }
 
+/// A request for the model, of as many events as usual.
+std::string example_body(const ModelInfo& model) {
+  constexpr int kEvents = 256;
+  const bool stream = model.kind == "stream";
+  const auto units = stream ? static_cast<int>(model.unit_ids.size()) : model.max_neurons;
+  const int most = stream || model.max_events <= 0 ? kEvents : model.max_events;
+  JsonWriter w;
+  w.begin_object().key("request_id").value("").key("session_id").value("");
+  w.key("events").begin_array();
+  for (int i = 0; i < std::min(kEvents, most) && units > 0; ++i)
+    w.begin_object()
+        .key("neuron_id")
+        .value(i % units)
+        .key("time_bin")
+        .value(model.max_bins > 0 ? i % model.max_bins : i)
+        .key("value")
+        .value(1)
+        .end_object();
+  w.end_array().end_object();
+  return w.text();
+}
+
 }  // namespace
+
+Result<void> rehearse_decode(ServeState& state, const ModelInfo& model) {
+  constexpr int kTimes = 3;
+  const std::string body = example_body(model);
+  for (int i = 0; i < kTimes; ++i) {
+    const auto frame = state.parser.decode(body);
+    if (!frame) return frame.error();
+    if (auto checked = check_window(frame->events, model); !checked) return checked;
+    const KeptAnswer answer{
+        .behavior = std::vector<float>(model.outputs.size()), .batch = {}, .error = {}};
+    (void)decode_response(frame->request_id, answer);
+  }
+  return {};
+}
 
 Withdraw post_decode(ServeState& state, const HttpRequest& request, Reply reply, TracePtr trace) {
   const auto fail = [&](const ApiError& error) {

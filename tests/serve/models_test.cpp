@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "serve/router.h"
 #include "serve/test_server.h"
 #include "support/paths.h"
 
@@ -128,6 +129,20 @@ class ModelServer {
   std::unique_ptr<Server> server_;
   std::thread thread_;
 };
+
+TEST(Models, ARehearsedRequestIsOneThatTheModelTakesAndIsCountedNowhere) {
+  ServeState state{ServerOptions{}};
+  for (const bool window : {false, true})
+    for (const int units : {0, 1, 16})
+      for (const int max_events : {1, 64, 4096}) {
+        const FakeEngine engine({.window = window, .units = units, .max_events = max_events});
+        const auto rehearsed = rehearse_decode(state, engine.model());
+        EXPECT_TRUE(rehearsed) << rehearsed.error().message;
+      }
+  ModelServer server;
+  ASSERT_TRUE(server.ready());
+  EXPECT_FALSE(contains(server.get("/metrics").body, "endpoint=\"/decode\""));
+}
 
 TEST(Models, AreChosenByNameAndTheFirstIsTheDefault) {
   ModelServer server;
