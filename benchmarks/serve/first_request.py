@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""The first request after a server says that it is ready, beside the median of those that follow it,
-over several servers started anew.
+"""The first request after a server says that it is ready, beside the median of those that follow it
+back to back and of those that come after a pause, over several servers started anew.
 
     first_request.py --cortex build/release/apps/cortex --model cortex-s.safetensors \\
                      --serve-flags "--device cuda:0" --out benchmarks/results/serve_first_request.json
@@ -17,6 +17,9 @@ import urllib.parse
 from serving import Server, fail, say
 
 from results import write_results
+
+PAUSED = 30  # requests that come after a pause: a machine's cores fall asleep
+PAUSE_S = 0.02
 
 
 def wait_until_ready(connection, seconds=60):
@@ -65,17 +68,25 @@ def main():
                 wait_until_ready(connection)
                 first = decode(connection, rng, args.events)
                 later = [decode(connection, rng, args.events) for _ in range(args.requests)]
-                rows.append([(first[i], statistics.median(x[i] for x in later)) for i in (0, 1)])
+                paused = []
+                for _ in range(PAUSED):
+                    time.sleep(PAUSE_S)
+                    paused.append(decode(connection, rng, args.events))
+                rows.append([(first[i], *(statistics.median(x[i] for x in of)
+                                          for of in (later, paused))) for i in (0, 1)])
                 connection.close()
                 what = server.what
         result = {"model": what, "servers": args.servers, "requests": args.requests}
         for i, clock in enumerate(("client", "server")):
             result[clock] = {"first_ms": [row[i][0] for row in rows],
                              "median_ms": [row[i][1] for row in rows],
+                             "paused_ms": [row[i][2] for row in rows],
                              "ratio": statistics.median(row[i][0] / row[i][1] for row in rows)}
         results.append(result)
         say(f"{what}: first / median {result['client']['ratio']:.2f} by the client's clock, "
-            f"{result['server']['ratio']:.2f} by the server's")
+            f"{result['server']['ratio']:.2f} by the server's; after a pause "
+            f"{statistics.median(result['client']['paused_ms']):.2f} and "
+            f"{statistics.median(result['server']['paused_ms']):.2f} ms")
     write_results(args.out, "serve first request", f"benchmarks/serve/first_request.py --events "
                   f"{args.events} --servers {args.servers} --requests {args.requests}", results)
 
