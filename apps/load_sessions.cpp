@@ -45,7 +45,9 @@ void SessionLoad::run(const LoadTime& time, LoadTally& tally) {
     else
       send(s, now(), now());
   }
-  while (now() < ends_ && lost_sessions_ < sessions()) {
+  // What fell due while this thread stood still is sent late rather than left out.
+  const auto are_due = [&] { return !due.empty() && due.top().at < ends_; };
+  while ((now() < ends_ || are_due()) && lost_sessions_ < sessions()) {
     // Answers are taken in between: one that is not holds the place of a step that is due.
     for (int i = 0; i < kSendsATurn && !due.empty() && due.top().at <= now(); ++i) {
       const Due d = due.top();

@@ -54,7 +54,8 @@ void WindowLoad::run(const LoadTime& time, LoadTally& tally) {
   if (arrivals_ == Arrivals::closed)
     for (const int line : std::exchange(free_, {})) send(line, now());
   TimeNs due = next_due(start, start);
-  while (now() < ends_ && lost_connections_ < static_cast<int>(lines_.size())) {
+  // What fell due while this thread stood still is sent late rather than left out.
+  while ((now() < ends_ || due < ends_) && lost_connections_ < static_cast<int>(lines_.size())) {
     while (due <= now() && due < ends_) {
       waiting_.push_back(due);
       due = next_due(start, due);

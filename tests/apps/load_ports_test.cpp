@@ -4,8 +4,9 @@
 #include <unistd.h>
 
 #include <array>
-#include <initializer_list>
+#include <chrono>
 #include <memory>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -21,11 +22,14 @@ struct FakePort final : LoadPort {
   explicit FakePort(bool has_answers) : answers(has_answers) {}
   void send(const LoadRequest& request) override {
     ++sent;
+    if (sent >= slow_from) std::this_thread::sleep_for(slow_for);
     if (answers) on_reply({.sequence = request.sequence, .behavior = behavior});
   }
   void close() override { closed = true; }
 
   bool answers;
+  int slow_from = 1;  // which send is the first that takes long
+  std::chrono::milliseconds slow_for{0};
   std::array<float, 2> behavior = {};
   int sent = 0;
   bool closed = false;
@@ -68,7 +72,7 @@ class LoadOnFakes : public ::testing::Test {
     options_.windows = true;
     options_.rate_hz = 1000;
   }
-  std::vector<std::unique_ptr<LoadPort>> ports(std::initializer_list<bool> which_answer) {
+  std::vector<std::unique_ptr<LoadPort>> ports(const std::vector<bool>& which_answer) {
     std::vector<std::unique_ptr<LoadPort>> made;
     for (const bool answers : which_answer) {
       auto port = std::make_unique<FakePort>(answers);
@@ -120,6 +124,27 @@ TEST_F(LoadOnFakes, ASessionThatIsBehindWhenTheLoadIsOverIsUnansweredAndNotLost)
   EXPECT_EQ(load.lost_sessions(), 0);
   fakes_[1]->on_reply({});
   EXPECT_EQ(load.lost_sessions(), 0);
+}
+
+TEST_F(LoadOnFakes, WhatFellDueWhileTheLoadItselfStoodStillIsSentLate) {
+  LoadEvents events(facts_, options_);
+  constexpr TimeNs kPeriod = 10'000'000;
+  WindowLoad windows(poller_, ports({true}), events, options_, {});
+  fakes_[0]->slow_from = 50;
+  fakes_[0]->slow_for = std::chrono::milliseconds(2);  // slower than they fall due, to the end
+  windows.run({.seconds = 0.2, .drain_s = 30}, tally_);
+  EXPECT_NEAR(static_cast<double>(tally_.offered), 200, 1);
+  EXPECT_EQ(tally_.answered, tally_.offered);
+
+  LoadTally tally;
+  constexpr int kSessions = 100;  // more than are served in a turn
+  SessionLoad sessions(poller_, ports(std::vector<bool>(kSessions, true)), events,
+                       {.first = 0, .all = kSessions}, kPeriod, 2, false);
+  fakes_[1]->slow_from = 5;
+  fakes_[1]->slow_for = std::chrono::milliseconds(30);
+  sessions.run({.seconds = 0.2, .drain_s = 30}, tally);
+  EXPECT_EQ(tally.offered, 20 * kSessions);
+  EXPECT_EQ(tally.answered, 20 * kSessions);
 }
 
 }  // namespace
