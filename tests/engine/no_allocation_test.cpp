@@ -487,8 +487,8 @@ TEST(NoAllocation, RecordingAProfileDoesNotAllocate) {
   const auto inner = make_reference_ops();
   ProfilingOps ops(*inner);
   WindowModel model(file, ops, 1, 64);
-  std::vector<Event> events;
-  for (int e = 0; e < 30; ++e) events.push_back({e % 20, 1, e});
+  std::vector<Event> events(30);
+  for (int e = 0; e < 30; ++e) events[static_cast<std::size_t>(e)] = {e % 20, 1, e};
   ops.record(true);
   {
     const Armed counting;

@@ -202,8 +202,8 @@ TEST(ProfilingOps, AProfiledForwardHasTheSameBitsAndNamesEverySection) {
   config.max_neurons = 20;
   config.max_bins = 64;
   const ModelFile file = random_model(config, 3);
-  std::vector<Event> events;
-  for (int e = 0; e < 30; ++e) events.push_back({e % 20, 1, 2 * e});
+  std::vector<Event> events(30);
+  for (int e = 0; e < 30; ++e) events[static_cast<std::size_t>(e)] = {e % 20, 1, 2 * e};
 
   const auto plain = make_reference_ops();
   WindowModel expected(file, *plain, 1, 64);

@@ -31,12 +31,20 @@ ModelConfig tiny_window_config() {
 }
 
 std::vector<Event> random_window(std::mt19937_64& random, int n) {
-  std::vector<Event> events;
-  for (int i = 0; i < n; ++i)
-    events.push_back({.unit = static_cast<int>(random() % 20),
-                      .value = static_cast<int>(random() % 9),
-                      .bin = static_cast<int>(random() % 60)});
+  std::vector<Event> events(static_cast<std::size_t>(n));
+  for (Event& e : events) {
+    e.unit = static_cast<int>(random() % 20);
+    e.bin = static_cast<int>(random() % 60);
+    e.value = static_cast<int>(random() % 9);
+  }
   return events;
+}
+
+std::vector<std::vector<Event>> random_windows(std::mt19937_64& random,
+                                               const std::vector<int>& sizes) {
+  std::vector<std::vector<Event>> windows(sizes.size());
+  for (std::size_t i = 0; i < sizes.size(); ++i) windows[i] = random_window(random, sizes[i]);
+  return windows;
 }
 
 /// Weights large enough that events matter.
@@ -164,12 +172,14 @@ TEST_P(WindowModelOn, AWindowHasTheSameBitsAloneAndInABatch) {
   const auto ops = make();
   WindowModel model(lively_window_model(tiny_window_config()), *ops, 8, 4096);
   std::mt19937_64 random(2);
-  std::vector<std::vector<Event>> windows;
-  for (const int n : {0, 1, 7, 300, 40}) windows.push_back(random_window(random, n));
+  const auto windows = random_windows(random, {0, 1, 7, 300, 40});
   const std::vector<float> together = decode_batch(model, windows);
   for (std::size_t i = 0; i < windows.size(); ++i) {
     const auto alone = decode(model, windows[i]);
-    EXPECT_EQ(std::memcmp(alone.data(), together.data() + 2 * i, sizeof(float) * 2), 0) << i;
+    for (std::size_t output = 0; output < 2; ++output)
+      EXPECT_EQ(std::bit_cast<std::uint32_t>(alone[output]),
+                std::bit_cast<std::uint32_t>(together[2 * i + output]))
+          << i;
   }
 }
 
@@ -252,8 +262,7 @@ TEST_P(WindowModelOn, OnADeviceWithMemoryOfItsOwnAPaddedBatchHasTheSameBits) {
   // Small behind large: what an earlier batch left must not show.
   for (const std::vector<int>& sizes :
        {std::vector{100, 128, 0, 90, 50, 1, 128, 128}, {3}, {0}, {128, 128}, {70, 2}}) {
-    std::vector<std::vector<Event>> windows;
-    for (const int n : sizes) windows.push_back(random_window(random, n));
+    const auto windows = random_windows(random, sizes);
     EXPECT_EQ(decode_batch(padded, windows), decode_batch(plain, windows)) << sizes.size();
   }
   EXPECT_EQ(device.keys(), warm) << "a size that was not warmed up";

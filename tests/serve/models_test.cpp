@@ -75,7 +75,7 @@ class ModelServer {
   int factor(const std::string& query) {
     const HttpAnswer answer = post("/decode" + query, decode_body(event(1, 1, 1)));
     if (answer.status != 200) return -answer.status;
-    return std::stoi(answer.body.substr(answer.body.find("[") + 1));
+    return std::stoi(answer.body.substr(answer.body.find('[') + 1));
   }
   int alive() const { return alive_; }
 
@@ -210,9 +210,9 @@ TEST(Models, AReloadUnderLoadDropsNoRequest) {
   std::atomic<bool> stop{false};
   std::atomic<int> answered{0};
   std::atomic<int> failed{0};
-  std::vector<std::thread> clients;
-  for (int i = 0; i < 3; ++i)
-    clients.emplace_back([&] {
+  std::vector<std::thread> clients(3);
+  for (std::thread& client : clients)
+    client = std::thread([&] {
       while (!stop) ++(server.factor("") > 0 ? answered : failed);
     });
   for (int round = 0; round < 20; ++round) {
