@@ -106,6 +106,7 @@ std::vector<BehaviorSeries> decoded(const FlightLog& log, const RecordedSession&
       groups.push_back({outputs[i].unit, {i}});
   }
   std::vector<BehaviorSeries> all;
+  all.reserve(groups.size() + 1);
   for (const auto& [unit, members] : groups)
     all.push_back(series(groups.size() == 1 ? "decoded" : "decoded_" + outputs[members[0]].name,
                          unit, members.size()));

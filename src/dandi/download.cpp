@@ -57,8 +57,8 @@ class Run {
 
   void run() {
     started_ = std::chrono::steady_clock::now();
-    std::vector<std::thread> workers;
-    for (int w = 0; w < options_.jobs; ++w) workers.emplace_back([this] { work(); });
+    std::vector<std::thread> workers(static_cast<std::size_t>(options_.jobs));
+    for (std::thread& worker : workers) worker = std::thread([this] { work(); });
     watch();
     for (std::thread& worker : workers) worker.join();
   }

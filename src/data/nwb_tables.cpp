@@ -102,7 +102,7 @@ Result<void> walk(const hdf5::File& file, const std::string& group, int depth, i
   const auto names = file.children(group);
   if (!names) return names.error();
   for (const std::string& name : *names) {
-    const std::string path = group + "/" + name;
+    const std::string path = fmt::format("{}/{}", group, name);
     if (!file.is_group(path)) continue;
     if (--budget < 0) return file.corrupt(group, "implausibly many groups");
     if (file.is_dataset(path + "/data")) {
@@ -121,7 +121,7 @@ Result<void> read_trial_columns(const hdf5::File& file, std::vector<Trial>& tria
   const auto names = file.children(table);
   if (!names) return names.error();
   for (const std::string& name : *names) {
-    const std::string path = table + "/" + name;
+    const std::string path = fmt::format("{}/{}", table, name);
     if (name == "id" || name == "start_time" || name == "stop_time" || !file.is_dataset(path))
       continue;
     const auto shape = file.describe(path);

@@ -172,7 +172,8 @@ void Layout::write_trials() {
       values.push_back(found == trial.columns.end() ? std::numeric_limits<double>::quiet_NaN()
                                                     : found->second);
     }
-    out_.reals(path + "/" + name, values, 0, column(path + "/" + name, name));
+    const std::string at = fmt::format("{}/{}", path, name);
+    out_.reals(at, values, 0, column(at, name));
   }
   if (any_split)
     out_.texts(path + "/split", splits, column(path + "/split", "Split that the trial belongs to"));

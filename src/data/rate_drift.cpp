@@ -65,6 +65,7 @@ Result<RateDrift> rate_drift(const std::vector<UnitRate>& before, const Recordin
     return bad(
         fmt::format("{}: {} units in {} s of observed time", now.path, now.units.size(), length));
   std::vector<std::vector<Interval>> parts;
+  parts.reserve(kParts);
   for (int i = 0; i < kParts; ++i)
     parts.push_back(slice(observed, length * i / kParts, length * (i + 1) / kParts));
 

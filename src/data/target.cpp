@@ -159,16 +159,15 @@ class Chooser {
   }
   std::string add(BehaviorSeries series) {
     recording_.target = series.path;
-    const std::string said =
-        fmt::format("target {}, its {} series as one", series.path, series.dims);
+    std::string said = fmt::format("target {}, its {} series as one", series.path, series.dims);
     recording_.behavior.push_back(std::move(series));
     return said;
   }
   std::string derive(const BehaviorSeries& position) {
     BehaviorSeries velocity = velocity_of(position);
     recording_.target = velocity.path;
-    const std::string said = fmt::format("target {}, the slope of {} over the last {:g} ms",
-                                         velocity.path, position.path, kWindowS * 1e3);
+    std::string said = fmt::format("target {}, the slope of {} over the last {:g} ms",
+                                   velocity.path, position.path, kWindowS * 1e3);
     recording_.behavior.push_back(std::move(velocity));
     return said;
   }

@@ -80,6 +80,7 @@ std::vector<TrialScore> score_trials(std::span<const float> truth, std::span<con
     }
   }
   std::vector<TrialScore> out;
+  out.reserve(by_trial.size());
   for (auto& [number, score] : by_trial) out.push_back(std::move(score));
   return out;
 }

@@ -33,7 +33,7 @@ Result<void> check_window(std::span<const Event> events, const ModelInfo& model)
   const std::size_t units =
       stream ? model.unit_ids.size() : static_cast<std::size_t>(model.max_neurons);
   if (!stream) {
-    const auto count = check_count(events.size(), model.max_events, "window");
+    auto count = check_count(events.size(), model.max_events, "window");
     if (!count) return count;
   }
   for (std::size_t i = 0; i < events.size(); ++i) {
@@ -55,7 +55,7 @@ Result<void> check_window(std::span<const Event> events, const ModelInfo& model)
 
 Result<void> check_step(std::span<const Event> events, std::int64_t sequence, std::size_t units,
                         bool drop_out_of_step, const ModelInfo& model) {
-  const auto count = check_count(events.size(), model.max_events, "step");
+  auto count = check_count(events.size(), model.max_events, "step");
   if (!count) return count;
   const std::int64_t first = sequence * model.bins_per_step;
   const std::int64_t last = first + model.bins_per_step - 1;

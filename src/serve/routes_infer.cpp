@@ -213,7 +213,7 @@ void infer_step(ServeState& state, const SequenceRef& sequence, const std::strin
   ++s.in_flight;
   s.is_ending = infer.sequence_end;
   state.expect_answer();
-  pending.release();  // deliver() takes it back
+  (void)pending.release();  // deliver() takes it back
 }
 
 }  // namespace

@@ -18,6 +18,7 @@
 #include "recordings.h"
 
 // libhdf5 1.10 itself loses some bytes on damaged metadata; what is ours is still watched.
+// NOLINTNEXTLINE(bugprone-reserved-identifier): the sanitizer's name
 extern "C" const char* __lsan_default_suppressions() { return "leak:libhdf5"; }
 
 namespace cortex {

@@ -117,7 +117,7 @@ TEST(Auth, AClientTakesTheFirstKeyOfAFile) {
   const testing::TempDir dir;
   std::ofstream(dir.file("key")) << "  0123456789abcdef \r\nlab another-key-of-16\n";
   EXPECT_EQ(*read_api_key(dir.file("key")), "0123456789abcdef");
-  std::ofstream(dir.file("empty"));
+  std::ofstream(dir.file("empty")).flush();
   EXPECT_FALSE(read_api_key(dir.file("empty")));
   EXPECT_FALSE(read_api_key(dir.file("absent")));
 }

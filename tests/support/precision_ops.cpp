@@ -19,6 +19,7 @@ class PrecisionLinear final : public LinearWeight {
     const auto n = static_cast<std::size_t>(linear.weight.count());
     integers_.resize(n);
     for (std::size_t i = 0; i < n; ++i)
+      // NOLINTNEXTLINE(bugprone-signed-char-misuse): a number
       integers_[i] = static_cast<std::int8_t>(linear.weight.data()[i]);
     scale_.assign(linear.scale->f32().begin(), linear.scale->f32().end());
   }
