@@ -8,9 +8,9 @@ Needs PyTorch with CUDA, and `cortex` and `bench_kernels` built with the CUDA ba
 gpu_kernels.json, gpu_windows.json and gpu_streams.json, each with the digest of src/kernels/cuda
 that it was measured with. A ratio is ours over theirs: below 1 ours is faster.
 
-`sanitizer` runs compute-sanitizer's tools over kernels_cuda_test instead, a test at a time and with
-fewer sizes than usual (CORTEX_BRIEF), into gpu_sanitizer.json: what was run of the same sources
-before is kept, so that it can be done in parts.
+`sanitizer` runs compute-sanitizer's tools over kernels_cuda_test instead, each test by itself
+(--jobs of them at once) and with fewer sizes than usual (CORTEX_BRIEF), into gpu_sanitizer.json:
+what was run of the same sources before is kept, so that it can be done in parts.
 """
 import argparse
 import concurrent.futures
@@ -190,7 +190,7 @@ def sanitizer(args):
             print(f"{row['tool']} {row['test']}: {row['exit_code']}, {row['seconds']} s, "
                   f"{row['summary']}", flush=True)
             # After every test: a run that is cut off has not been for nothing.
-            save(args, path.name, "compute-sanitizer over kernels_cuda_test, a test at a time",
+            save(args, path.name, "compute-sanitizer over kernels_cuda_test, each test by itself",
                  [rows[at] for at in sorted(rows)], device, notes=SANITIZER_NOTES)
 
 

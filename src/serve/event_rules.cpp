@@ -28,10 +28,14 @@ std::string unit_rule(std::size_t units, std::string_view owner) {
 
 }  // namespace
 
+std::size_t unit_count(const ModelInfo& model) {
+  return model.kind == "stream" ? model.unit_ids.size()
+                                : static_cast<std::size_t>(model.max_neurons);
+}
+
 Result<void> check_window(std::span<const Event> events, const ModelInfo& model) {
   const bool stream = model.kind == "stream";
-  const std::size_t units =
-      stream ? model.unit_ids.size() : static_cast<std::size_t>(model.max_neurons);
+  const std::size_t units = unit_count(model);
   if (!stream) {
     auto count = check_count(events.size(), model.max_events, "window");
     if (!count) return count;

@@ -2,6 +2,7 @@
 
 #include <cortex/engine.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -9,6 +10,9 @@
 /// What a model lets events be, in the words of the request: an error names the field, its index
 /// and its value. The engine checks again in its own words.
 namespace cortex {
+
+/// How many units there are for a window to name.
+std::size_t unit_count(const ModelInfo& model);
 
 /// Events of a /decode request or of a window model's /stream frame.
 Result<void> check_window(std::span<const Event> events, const ModelInfo& model);

@@ -41,7 +41,7 @@ HttpResponse decode_response(std::string_view request_id, const KeptAnswer& answ
 std::string example_body(const ModelInfo& model) {
   constexpr int kEvents = 256;
   const bool stream = model.kind == "stream";
-  const auto units = stream ? static_cast<int>(model.unit_ids.size()) : model.max_neurons;
+  const auto units = static_cast<int>(unit_count(model));
   const int most = stream || model.max_events <= 0 ? kEvents : model.max_events;
   JsonWriter w;
   w.begin_object().key("request_id").value("").key("session_id").value("");
