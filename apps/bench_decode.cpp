@@ -51,7 +51,7 @@ class WindowDecoder final : public BenchDecoder {
     for (int i = 0; i < options.batch; ++i)
       batch.add_window(
           random_events(state, options.events, config_.max_neurons, 0, config_.max_bins),
-          config_.window_bins > 0 ? config_.window_bins : config_.max_bins);
+          config_.nominal_bins());
   }
 
   void prepare() override {}

@@ -104,7 +104,7 @@ class WindowLoad final : public Load {
         events_(events),
         model_(file, ops, batch, static_cast<std::int64_t>(batch) * events) {}
   void prepare() override {
-    const int bins = config_.window_bins > 0 ? config_.window_bins : config_.max_bins;
+    const int bins = config_.nominal_bins();
     WindowBatch& batch = model_.begin_batch(batch_size_, std::int64_t{batch_size_} * events_);
     for (int b = 0; b < batch_size_; ++b)
       batch.add_window(random_events(random_, config_, events_, 0, bins), bins);

@@ -98,7 +98,7 @@ std::pair<std::vector<std::uint8_t>, std::string> hold_out(const SteppedRecordin
 /// The window that ends with each step of `ends`.
 void cut_windows(const SteppedRecording& stepped, const ModelConfig& c,
                  const std::vector<std::size_t>& ends, Calibration& calibration) {
-  const std::int64_t bins = c.window_bins > 0 ? c.window_bins : c.max_bins;
+  const std::int64_t bins = c.nominal_bins();
   const auto per_step = static_cast<std::int64_t>(std::llround(stepped.step_ms / stepped.bin_ms));
   const std::int64_t reach = (bins + per_step - 1) / per_step;
   for (const std::size_t end : ends) {

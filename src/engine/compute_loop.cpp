@@ -238,8 +238,7 @@ void LocalEngine::pack_windows(const Flight& flight) {
   for (const Work& work : flight.taken) events += events_of(work).size();
   WindowBatch& batch = window_->begin_batch(static_cast<int>(flight.taken.size()),
                                             static_cast<std::int64_t>(events));
-  const int bins = config_.window_bins > 0 ? config_.window_bins : config_.max_bins;
-  for (const Work& work : flight.taken) batch.add_window(events_of(work), bins);
+  for (const Work& work : flight.taken) batch.add_window(events_of(work), config_.nominal_bins());
 }
 
 std::optional<ComputeFailure> LocalEngine::end_batch(Flight& flight,

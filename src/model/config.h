@@ -73,6 +73,8 @@ struct ModelConfig {
   int outputs() const { return static_cast<int>(output_names.size()); }
   int unit_count() const { return streams() ? static_cast<int>(units.size()) : max_neurons; }
   int hidden() const { return dim * mlp_ratio; }
+  /// Window: what window_bins says, its default included.
+  int nominal_bins() const { return window_bins > 0 ? window_bins : max_bins; }
   int bins_per_step() const;
   /// Fills the rotary periods that are 0: minimum 4 bins (cross) and 2 steps (blocks), maximum 4
   /// times the span that the attention covers; target offset to the centre of the step.

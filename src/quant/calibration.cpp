@@ -140,7 +140,7 @@ std::vector<float> run_windows(const ModelFile& file, Ops& ops, const Calibratio
       batch.add_window(std::span(calibration.events)
                            .subspan(static_cast<std::size_t>(at(w)),
                                     static_cast<std::size_t>(at(w + 1) - at(w))),
-                       c.window_bins > 0 ? c.window_bins : c.max_bins);
+                       c.nominal_bins());
     const auto y = model.forward();
     behavior.insert(behavior.end(), y.begin(), y.end());
   }

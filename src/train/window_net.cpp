@@ -57,7 +57,7 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor
 WindowNet::WindowNet(const ModelConfig& config, const Parameters& params, double step_ms)
     : config_(config),
       params_(params),
-      window_bins_(config.window_bins > 0 ? config.window_bins : config.max_bins),
+      window_bins_(config.nominal_bins()),
       bins_per_step_(std::lround(step_ms / config.bin_ms)) {}
 
 std::int64_t WindowNet::context_steps() const {
